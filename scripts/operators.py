@@ -79,7 +79,7 @@ def refusals(operator: Callable[..., None]) -> list[str]:
             if isinstance(node.func, ast.Name) and node.func.id == "Unsupported":
                 found[text(node.args[0])] = None
             elif isinstance(node.func, ast.Attribute) and node.func.attr == "needed_constant":
-                found[f"computes its {text(node.args[1])} while it runs"] = None
+                found[f"computes its {text(node.args[1])} at run time"] = None
     return list(found)
 
 

@@ -157,7 +157,9 @@ def _find_ending(model: Any, inputs: Sequence[InputSpec], outputs: Sequence[str]
 def _recognised(
     reading: Reading, cuts: Sequence[Cut], inputs: Sequence[InputSpec], keypoints: tuple[int, int]
 ) -> tuple[Cut, Decoder | None, Callable[[Sequence[Array]], Prediction] | None]:
-    """(the first cut whose tail is a known decoder, the decoder, the tail's prediction); or (the first cut, None, None).
+    """(the first cut with a tail that is a known decoder, the decoder, the tail's prediction).
+
+    If no tail is a known decoder: (the first cut, None, None).
     """
     from .onnx.tails import Tail
 

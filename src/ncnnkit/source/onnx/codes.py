@@ -115,7 +115,7 @@ class Rewriter:
     Attributes:
         graph: it is changed.
         opset: the version of ONNX's own operators.
-        stands: value of codes -> its dequantised form.
+        coded: value of codes -> its dequantised form.
         read: (node, index of an input) -> quantisation parameters of the numbers that the node reads there.
         flows: value of numbers -> their quantisation parameters, if these are the same for every reader.
         codes: constant of numbers -> its codes.
@@ -125,7 +125,7 @@ class Rewriter:
 
     graph: ir.Graph
     opset: int
-    stands: dict[ir.Value, Coded] = field(default_factory=dict)
+    coded: dict[ir.Value, Coded] = field(default_factory=dict)
     read: dict[tuple[ir.Node, int], Grid] = field(default_factory=dict)
     flows: dict[ir.Value, Grid] = field(default_factory=dict)
     codes: dict[ir.Value, Array] = field(default_factory=dict)
@@ -187,7 +187,7 @@ class Rewriter:
 
     def numbers(self, value: ir.Value, grid: Grid, at: ir.Node) -> ir.Value:
         """The dequantised form of a value of codes. It is computed at run time if the codes are an input."""
-        known = self.stands.get(value)
+        known = self.coded.get(value)
         if known is not None and known.grid.same(grid):
             return known.numbers
         codes = self.constant(value)
@@ -218,9 +218,9 @@ class Rewriter:
         ends = [self.hold(np.array(end, np.float32), at.name or "") for end in (low, high)]
         return self.node(at, "Clip", [value, *ends]).outputs[0]
 
-    def becomes(self, codes: ir.Value, numbers: ir.Value, grid: Grid, at: ir.Node) -> None:
+    def set_numbers(self, codes: ir.Value, numbers: ir.Value, grid: Grid, at: ir.Node) -> None:
         """Record the numbers of a value of codes. They are saturated like the codes if that acts as an activation."""
-        self.stands[codes] = Coded(self.saturated(numbers, grid, at), grid)
+        self.coded[codes] = Coded(self.saturated(numbers, grid, at), grid)
 
     def saturated(self, numbers: ir.Value, grid: Grid, at: ir.Node) -> ir.Value:
         """Numbers, clipped to the range of their codes if that acts as an activation."""
@@ -241,7 +241,7 @@ class Rewriter:
             numbers = maker.inputs[0]
         return self.clip(numbers, max(low, least), min(high, most), at)
 
-    def answer(self, old: ir.Value, new: ir.Value) -> None:
+    def replace_uses(self, old: ir.Value, new: ir.Value) -> None:
         """Make all readers of one value read another. A graph output keeps its name."""
         if old in self.graph.outputs:
             name = old.name
@@ -274,8 +274,8 @@ class Rewriter:
                     self.read[node, place] = self.flows[value]
         for index, value in enumerate(self.graph.outputs):
             maker = value.producer()
-            if value in ends and value in self.stands and maker is not None:
-                name, made = value.name, self.as_codes(self.stands[value], maker)
+            if value in ends and value in self.coded and maker is not None:
+                name, made = value.name, self.as_codes(self.coded[value], maker)
                 value.name = f"{name}/codes"
                 made.name = name
                 self.graph.outputs[index] = made
@@ -287,7 +287,7 @@ class Rewriter:
         if node.op_type == "Transpose" and values[0] in self.codes:  # constant weights
             self._transpose(node)
             return
-        coded = [self.stands[value] for value in values if value is not None and value in self.stands]
+        coded = [self.coded[value] for value in values if value is not None and value in self.coded]
         if coded and len(coded) == len(values):
             grid = coded[0].grid
             if all(grid.same(each.grid) for each in coded):
@@ -295,7 +295,7 @@ class Rewriter:
                     node.replace_input_with(place, each.numbers)
                 for value in node.outputs:
                     value.dtype = ir.DataType.FLOAT
-                    self.stands[value] = Coded(value, grid)
+                    self.coded[value] = Coded(value, grid)
                     if grid.whole:
                         self.flows[value] = grid
             return
@@ -325,7 +325,7 @@ class Rewriter:
     def read_codes(self, node: ir.Node) -> None:
         """Give an operator that computes with codes these codes in floating point."""
         for place, value in enumerate(node.inputs):
-            coded = None if value is None else self.stands.get(value)
+            coded = None if value is None else self.coded.get(value)
             if coded is not None and coded.numbers is not value:
                 node.replace_input_with(place, self.as_codes(coded, node))
 

@@ -51,10 +51,10 @@ def _quantize(rewriter: Rewriter, node: ir.Node) -> bool:
         return False
     array = rewriter.constant(numbers)
     if array is None:
-        rewriter.becomes(node.outputs[0], numbers, grid, node)
+        rewriter.set_numbers(node.outputs[0], numbers, grid, node)
         return True
     made = rewriter.hold_codes(grid.codes(array), grid, str(numbers.name))
-    rewriter.stands[node.outputs[0]] = Coded(made, grid)
+    rewriter.coded[node.outputs[0]] = Coded(made, grid)
     return True
 
 
@@ -66,7 +66,7 @@ def _dequantize(rewriter: Rewriter, node: ir.Node) -> bool:
     numbers = rewriter.numbers(codes, grid, node)
     for user, place in list(node.outputs[0].uses()):
         rewriter.read[user, place] = grid
-    rewriter.answer(node.outputs[0], numbers)
+    rewriter.replace_uses(node.outputs[0], numbers)
     return True
 
 
@@ -80,15 +80,15 @@ def _coded(rewriter: Rewriter, node: ir.Node, place: int, axis: int = 0) -> Code
     return None if grid is None or codes is None else Coded(rewriter.numbers(codes, grid, node), grid)
 
 
-def _answers(rewriter: Rewriter, node: ir.Node, made: ir.Node, scale: ir.Value | None, zero: ir.Value | None) -> bool:
+def _with_output(rewriter: Rewriter, node: ir.Node, made: ir.Node, scale: ir.Value | None, zero: ir.Value | None) -> bool:
     """Let ``made`` compute the numbers of a node's output. If no scale is given, the output is in floating point."""
     if scale is None:
-        rewriter.answer(node.outputs[0], made.outputs[0])
+        rewriter.replace_uses(node.outputs[0], made.outputs[0])
         return True
     grid = rewriter.grid(scale, zero)
     if grid is None:
         return False
-    rewriter.becomes(node.outputs[0], made.outputs[0], grid, node)
+    rewriter.set_numbers(node.outputs[0], made.outputs[0], grid, node)
     return True
 
 
@@ -129,7 +129,7 @@ def _qlinear_conv(rewriter: Rewriter, node: ir.Node) -> bool:
     if biases is None:
         return False
     made = _as_float(rewriter, node, "Conv", [x, w], *biases, attributes=_kept(node))
-    return _answers(rewriter, node, made, node.inputs[6], node.inputs[7])
+    return _with_output(rewriter, node, made, node.inputs[6], node.inputs[7])
 
 
 @rewrites("QLinearMatMul")
@@ -137,7 +137,7 @@ def _qlinear_matmul(rewriter: Rewriter, node: ir.Node) -> bool:
     a, b = _coded(rewriter, node, 0), _coded(rewriter, node, 3, axis=-1)
     if a is None or b is None:
         return False
-    return _answers(rewriter, node, _as_float(rewriter, node, "MatMul", [a, b]), node.inputs[6], node.inputs[7])
+    return _with_output(rewriter, node, _as_float(rewriter, node, "MatMul", [a, b]), node.inputs[6], node.inputs[7])
 
 
 @rewrites("QGemm", domain=MICROSOFT)
@@ -151,7 +151,7 @@ def _qgemm(rewriter: Rewriter, node: ir.Node) -> bool:
     if biases is None:
         return False
     made = _as_float(rewriter, node, "Gemm", [a, b], *biases, attributes=_kept(node))
-    return _answers(rewriter, node, made, scale, zero)
+    return _with_output(rewriter, node, made, scale, zero)
 
 
 _ALIKE = {
@@ -170,7 +170,7 @@ def _qlinear(rewriter: Rewriter, node: ir.Node) -> bool:
     if not all(read) or node.attributes.get_int("channels_last", 0) != 0 or node.attributes.get_int("opset", 13) < 13:
         return False
     made = _as_float(rewriter, node, op, read, attributes=_kept(node, "channels_last", "opset"))
-    return _answers(rewriter, node, made, *_inputs(node, 3 * count + 2)[3 * count :])
+    return _with_output(rewriter, node, made, *_inputs(node, 3 * count + 2)[3 * count :])
 
 
 @rewrites("QLinearConcat", domain=MICROSOFT)
@@ -179,7 +179,7 @@ def _qlinear_concat(rewriter: Rewriter, node: ir.Node) -> bool:
     if not all(parts):
         return False
     made = _as_float(rewriter, node, "Concat", parts, attributes=_kept(node))
-    return _answers(rewriter, node, made, node.inputs[0], node.inputs[1])
+    return _with_output(rewriter, node, made, node.inputs[0], node.inputs[1])
 
 
 @rewrites("QLinearWhere", domain=MICROSOFT)
@@ -189,7 +189,7 @@ def _qlinear_where(rewriter: Rewriter, node: ir.Node) -> bool:
         return False
     made = _as_float(rewriter, node, "Where", [None, x, y])
     made.replace_input_with(0, node.inputs[0])
-    return _answers(rewriter, node, made, *_inputs(node, 9)[7:])
+    return _with_output(rewriter, node, made, *_inputs(node, 9)[7:])
 
 
 # -------------------------------------------------------------------------------------------------------------- dynamic
@@ -201,9 +201,9 @@ def _dynamic(rewriter: Rewriter, node: ir.Node) -> bool:
     numbers = node.inputs[0]
     assert numbers is not None
     codes, scale, zero = node.outputs
-    rewriter.answer(scale, rewriter.hold(np.array(1, np.float32), str(scale.name)))
-    rewriter.answer(zero, rewriter.hold(np.array(0, np.uint8), str(zero.name)))
-    rewriter.stands[codes] = Coded(numbers, Grid(np.array(1.0), np.array(0), 0, 255))
+    rewriter.replace_uses(scale, rewriter.hold(np.array(1, np.float32), str(scale.name)))
+    rewriter.replace_uses(zero, rewriter.hold(np.array(0, np.uint8), str(zero.name)))
+    rewriter.coded[codes] = Coded(numbers, Grid(np.array(1.0), np.array(0), 0, 255))
     for user, _ in codes.uses():
         rewriter.dynamic.add(user)
     return True
@@ -220,8 +220,8 @@ def _integer_operand(
     """Codes minus their zero point, in floating point, times the scale if it is known."""
     if value is None:
         return None
-    if value in rewriter.stands and node in rewriter.dynamic:
-        return rewriter.stands[value].numbers
+    if value in rewriter.coded and node in rewriter.dynamic:
+        return rewriter.coded[value].numbers
     zeros = np.array(0) if zero is None else rewriter.constant(zero)
     if zeros is None:
         return None
@@ -279,7 +279,7 @@ def _integer(rewriter: Rewriter, node: ir.Node) -> bool:
     rewriter.dynamic.add(made)
     ends = after if folds else after[:1]
     last = ends[-1].outputs[0] if ends else node.outputs[0]
-    rewriter.answer(last, made.outputs[0])
+    rewriter.replace_uses(last, made.outputs[0])
     return True
 
 
@@ -298,7 +298,7 @@ def _matmul_to_float(rewriter: Rewriter, node: ir.Node) -> bool:
     if one is None or two is None or a is None:
         return False
     grid = rewriter.grid(a_scale, a_zero)
-    left = rewriter.stands[a].numbers if a in rewriter.stands and node in rewriter.dynamic else None
+    left = rewriter.coded[a].numbers if a in rewriter.coded and node in rewriter.dynamic else None
     if left is None and grid is not None:
         left = rewriter.numbers(a, grid, node)
     weight = _integer_operand(rewriter, node, b, b_zero, -1, two)
@@ -310,7 +310,7 @@ def _product(rewriter: Rewriter, node: ir.Node, a: ir.Value, b: ir.Value, bias: 
     rewriter.dynamic.add(made)
     if bias is not None:
         made = rewriter.node(node, "Add", [made.outputs[0], bias])
-    rewriter.answer(node.outputs[0], made.outputs[0])
+    rewriter.replace_uses(node.outputs[0], made.outputs[0])
     return True
 
 
@@ -337,5 +337,5 @@ def _dynamic_lstm(rewriter: Rewriter, node: ir.Node) -> bool:
     node.name = f"{node.name}/codes"
     rewriter.dynamic.add(made)
     for old, new in zip(node.outputs, made.outputs):
-        rewriter.answer(old, new)
+        rewriter.replace_uses(old, new)
     return True

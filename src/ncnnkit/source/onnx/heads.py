@@ -53,7 +53,7 @@ def fold_head(model: ir.Model, value: ir.Value, spec: InputSpec) -> InputSpec:
 
 
 def _steps(value: ir.Value) -> list[ir.Node]:
-    """The nodes from an input to the Transpose that puts the channels first. If there is none, only the Cast, if any."""
+    """The nodes from an input to the Transpose that puts channels first; without a Transpose, only a leading Cast."""
     steps: list[ir.Node] = []
     while len(value.uses()) == 1 and not value.is_graph_output():
         node = next(iter(value.uses())).node

@@ -1,8 +1,8 @@
 """Turns quantised ONNX models into models in floating point that keep the scales of their layers.
 
-:mod:`.dequantizing` has a function for each operator. If the input and the weights of a layer were quantised, its scales
-are kept as :class:`~ncnnkit.model.scales.LayerScales` in the metadata of its node, so that they are saved with the
-model. ncnn's int8 model is made from these scales.
+:mod:`.dequantizing` has a function for each operator. If the input and the weights of a layer were quantised, its
+scales are kept as :class:`~ncnnkit.model.scales.LayerScales` in the metadata of its node, so that they are saved with
+the model. ncnn's int8 model is made from these scales.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def dft(node: Node) -> None:
     shape = node.shape(0)
     axis = node.ints("axis", 2) or ((1,) if node.lowering.opset < 20 else (-2,))
     if shape[-1] != 1 or node.attr("inverse", 0) or axis[0] % len(shape) != len(shape) - 2:
-        raise Unsupported(f"transforms {list(shape)} in another way than real numbers along the last axis but one")
+        raise Unsupported(f"does not transform real numbers along the second-last axis of {list(shape)}")
     given = node.needed_constant(1, "length") if node.has(1) else None
     length = shape[-2] if given is None else int(given.reshape(-1)[0])
     points = min(shape[-2], length)  # the signal is cut, or padded with zeros
