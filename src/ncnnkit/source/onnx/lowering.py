@@ -169,7 +169,8 @@ class Lowering:
                 what = f"its output {name!r} is empty for a sample of noise: its shape is {list(shape)}"
                 raise ConvertError(what, hint=hint)
             if name in self.reading.constants:
-                raise ConvertError(f"its output {name!r} does not depend on its inputs", hint="export it without it")
+                hint = "export the model without this output"
+                raise ConvertError(f"its output {name!r} does not depend on its inputs", hint=hint)
             if name not in self.blobs:
                 raise ConvertError(f"its output {name!r} is not computed by ncnn's layer")
             blob = self.view(self.blobs[name], natural(shape))
