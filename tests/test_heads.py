@@ -562,7 +562,7 @@ def test_a_box_without_a_score_is_none_and_the_others_stay(name: str) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_an_output_of_another_shape_is_an_error_that_names_it(name: str) -> None:
     decoder, outputs = HEADS[name]
-    with pytest.raises(ModelError, match=r"an output of shape 3x7x11 is no table of \d+ columns"):
+    with pytest.raises(ModelError, match=r"an output of shape 3x7x11 is not a table of \d+ columns"):
         decode(decoder, [np.zeros((3, 7, 11), np.float32)] * len(outputs))
     with pytest.raises(ModelError, match="reads output"):
         decode(decoder, outputs[:-1])

@@ -12,7 +12,7 @@ from .models import Shipment
 
 EXTRAS = MappingProxyType(
     {
-        "streams": "several workers side by side, for throughput",
+        "streams": "several workers in parallel, for throughput",
         "camera": "frames from a V4L2 camera, or from a file of raw frames",
         "gpu": "GPUs by Vulkan; included anyway if the run measured a GPU",
         "arrays": "arrays as inputs where the network takes images",

@@ -64,7 +64,7 @@ def in_rows(values: Array, wide: int, layout: Layout, each: int = 1) -> Array:
     fits = values.ndim < 2 or not values.size or values.shape[side] == size  # a vector has lost its axes
     if not fits or values.size % (wide if layout in ("rows", "columns") else wide * each):
         shape = "x".join(map(str, whole.shape))
-        raise ModelError(f"an output of shape {shape} is no table of {wide} columns in the layout {layout!r}")
+        raise ModelError(f"an output of shape {shape} is not a table of {wide} columns in the layout {layout!r}")
     return LAYOUTS[layout](values, wide, each)
 
 
