@@ -26,7 +26,7 @@ def load_names() -> dict[str, str]:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot be read: {error}", where=str(path)) from None
     if not all(isinstance(address, str) for address in table.values()):
-        raise RecipeError('must hold lines of name = "address"', where=str(path))
+        raise RecipeError('must contain lines of name = "address"', where=str(path))
     return table
 
 
