@@ -15,7 +15,7 @@ EXTRAS = MappingProxyType(
         "streams": "several workers in parallel, for throughput",
         "camera": "frames from a V4L2 camera, or from a file of raw frames",
         "gpu": "GPUs by Vulkan; included anyway if the run measured a GPU",
-        "arrays": "arrays as inputs where the network takes images",
+        "arrays": "arrays as inputs of a network that takes images",
     }
 )
 """Part that the user may ask for -> what it is."""

@@ -64,17 +64,17 @@ class Purpose:
 
 ANSWERS = {
     "boxes": "Boxes, the best first: class, score, and corners in pixels of the image. `--json` has them in `boxes`: "
-    "`label`, `index`, `score`, `x1`, `y1`, `x2`, `y2`, and `keypoints` (x, y, how visible) where the network finds "
-    "some. `--draw FILE` draws them onto the image. If the image is cut into tiles, the boxes of all tiles are merged.",
+    "`label`, `index`, `score`, `x1`, `y1`, `x2`, `y2`, and `keypoints` (x, y, visibility) if the network finds "
+    "any. `--draw FILE` draws them onto the image. If the image is cut into tiles, the boxes of all tiles are merged.",
     "masks": "Objects, the best first: class, score, and the corners of a box in pixels of the image (`boxes` in "
     "`--json`). Give a `.png` as OUTPUT to write their mask: the value of a pixel is the number of its object in "
     "`boxes`, from 1, or 0 if there is no object. `--draw FILE` draws both.",
     "segmentation": "The share of each class (`classes` in `--json`). Give a `.png` as OUTPUT to write the mask: an "
     "8-bit image as large as the input. The value of a pixel is the index of its class. Pixels that the network did "
     "not see, because the image was cropped, have class 0. `--draw FILE` colours the image.",
-    "landmarks": "Points in pixels of the image (`points` in `--json`: x, y, how visible). `--draw FILE` draws them.",
+    "landmarks": "Points in pixels of the image (`points` in `--json`: x, y, visibility). `--draw FILE` draws them.",
     "image": "An image: give a `.png`, `.jpg` or `.ppm` as OUTPUT to write it. Padding is cut off. An image that is "
-    "cut into tiles is put together again; where tiles overlap, they are blended.",
+    "cut into tiles is joined again; overlapping tiles are blended.",
     "text": "The text and the mean score of its characters (`text`, `score` and the classes `codes` in `--json`).",
     "embedding": "A vector of length 1; `--json` has all of its numbers (`embedding`). The similarity of two inputs is "
     "the scalar product of their vectors.",

@@ -72,14 +72,14 @@ def float32_literal(value: float) -> str:
     with np.errstate(over="ignore"):
         number = np.float32(value)
     if not np.isfinite(number):
-        raise ValueError(f"{value} is no float32")
+        raise ValueError(f"{value} is not a finite float32")
     return f"{number!s}f"
 
 
 def float64_literal(value: float) -> str:
     """The shortest C++ literal of a number. Raises ValueError if it is infinite or NaN."""
     if not np.isfinite(value):
-        raise ValueError(f"{value} is no number")
+        raise ValueError(f"{value} is not a finite number")
     return repr(float(value))
 
 

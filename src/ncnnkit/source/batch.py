@@ -41,8 +41,8 @@ def settle_batch(source: ModelSource) -> ModelSource:
         if single is not None:
             return single
     said = (
-        f"input {spec.name!r} is {times(spec.original_shape)} in the model's file; its first axis is no batch of "
-        f"independent samples, so a sample is the whole array"
+        f"input {spec.name!r} is {times(spec.original_shape)} in the model's file; its first axis is not a batch of "
+        f"independent samples, so the whole array is one sample"
         for spec in odd
     )
     return replace(source, changes=(*source.changes, *said))

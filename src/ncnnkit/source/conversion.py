@@ -317,7 +317,7 @@ def convert_source(
         ModelError: the original fails.
         RecipeError: the model has no such route.
         ConvertError: every route failed. The error names each reason.
-        VerificationError: a route gave a network, but no network computes what the original does.
+        VerificationError: a route gave a network, but no network has the outputs of the original.
         StorageError: ``folder`` cannot be written.
     """
     routes = routes_for(source.kind, route)

@@ -81,7 +81,8 @@ def _as_text(source: ModelSource, asked: Asked) -> ModelSource:
     if found is None or not isinstance(found[0], Decoder) or not found[0].alphabet:
         classes = f"{known.shapes[0][-1]} classes" if known.shapes and known.shapes[0] else "outputs of unknown shape"
         hint = "the network needs one class more, or two: the blank comes first, and a space may come last"
-        raise RecipeError(f"has {len(lines)} characters, and the network {classes}", where=asked.alphabet, hint=hint)
+        what = f"has {len(lines)} characters, but the network has {classes}"
+        raise RecipeError(what, where=asked.alphabet, hint=hint)
     return replace(source, decoder=found[0], decoder_origin=f"its characters are those of {asked.alphabet}")
 
 

@@ -75,7 +75,7 @@ class _At:
             if found := next(_expressions(wanted, _references(blob, sides, axis)), None):
                 self.asked = asked
                 return found
-        raise Fixed(f"makes a side of {' and '.join(map(str, wanted))}, which no expression gives")
+        raise Fixed(f"has an axis of size {' and '.join(map(str, wanted))}, which no expression gives")
 
 
 def _references(blob: int, sides: Sequence[Sides], axis: str) -> list[tuple[str, Sides]]:
@@ -158,9 +158,9 @@ def _interp(at: _At) -> Params:
 def _crop(at: _At) -> Params:
     first = at.layers[0].p
     if not (first.starts and first.ends and first.axes) or first.starts_expr:
-        raise Fixed("cuts by another rule than starts and ends")
+        raise Fixed("crops by other params than starts and ends")
     if len(set(at.values("axes"))) > 1:
-        raise Fixed("cuts other axes")
+        raise Fixed("crops different axes")
     starts = [tuple(layer.p.starts[place] for layer in at.layers) for place in range(len(first.axes))]
     ends = [tuple(layer.p.ends[place] for layer in at.layers) for place in range(len(first.axes))]
     sides = [at.sides[axis] for axis in first.axes]
@@ -191,7 +191,7 @@ def _slice(at: _At) -> Params:
     for i, sides in enumerate(parts):
         even = tuple(whole // (count - i) for whole in left)
         if len(set(sides)) > 1 and sides != even:
-            raise Fixed(f"cuts a part of {' and '.join(map(str, sides))}")
+            raise Fixed(f"has a part of size {' and '.join(map(str, sides))}")
         made.append(-233 if len(set(sides)) > 1 else sides[0])
         left = [whole - side for whole, side in zip(left, sides)]
     return {**at.layers[0].params, "slices": tuple(made)}
@@ -275,10 +275,10 @@ def merge(graphs: Sequence[Graph], shapes: Sequence[Sequence[tuple[int, ...]]]) 
         try:
             heads = {(each.type, tuple(each.inputs), tuple(each.outputs)) for each in layers}
             if len(heads) > 1:
-                raise Fixed("is another layer there")
+                raise Fixed("is a different layer at each shape")
             if not all(layer.has_weights_of(other) for other in layers[1:]):
                 raise Fixed(
-                    "contains numbers that depend on the size of the input, such as the places of anchors, a table of "
+                    "contains numbers that depend on the size of the input, such as positions of anchors, a table of "
                     "positions or a mask"
                 )
             if layer.type not in _RULES:

@@ -313,7 +313,7 @@ def read_export(path: Path) -> Export | None:
     height, width = sides if isinstance(sides, list) and len(sides) == 2 else (sides, sides)
     shape = (found.get("channels", 3), height, width)
     if not all(isinstance(side, int) and side > 0 for side in shape):
-        raise ModelError(f"imgsz {sides!r} is no size", where=str(path), hint="as imgsz: [640, 640]")
+        raise ModelError(f"imgsz {sides!r} is not a size", where=str(path), hint="such as imgsz: [640, 640]")
     if found.get("batch", 1) != 1:
         raise ModelError(
             f"the model was exported for {found['batch']} images at a time", where=str(path), hint="export with batch=1"

@@ -152,7 +152,7 @@ def open_labels(
     if not path:
         return None
     if task is not None and not task.labels:
-        raise ImageError(f"labels are given, and the task {task.name} compares with none", hint="leave --labels out")
+        raise ImageError(f"labels are given, but the task {task.name} uses none", hint="leave --labels out")
     kind = task.labels if task else KINDS_BY_DECODER.get(source.decoder.kind, "") if source.decoder else ""
     posed = task.name == Pose.name if task else source.decoder is not None and source.decoder.keypoints[0] > 0
     return read_labels(path, samples, kind=kind, names=source.labels, preprocess=preprocess, posed=posed)

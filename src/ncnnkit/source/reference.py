@@ -162,9 +162,10 @@ class Compared:
         least, worst = min(zip(self._each(), self.errors.outputs), key=lambda pair: pair[0])
         if least >= LEAST_SQNR_DB:
             return ""
-        which = f" of output {worst.name!r}" if len(self.errors.outputs) > 1 else ""
-        seen = "the original's is all zero, ncnn's is not" if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB"
-        return f"its network differs from the original: {seen}{which} in fp32, but must have {LEAST_SQNR_DB:g} dB"
+        which = f"output {worst.name!r}: " if len(self.errors.outputs) > 1 else ""
+        zero = "the original's output is all zero, ncnn's is not"
+        seen = zero if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB, but {LEAST_SQNR_DB:g} dB are needed"
+        return f"its network differs from the original in fp32: {which}{seen}"
 
     def _each(self) -> list[float]:
         known = self.known or [math.inf] * len(self.errors.outputs)

@@ -352,7 +352,7 @@ def open_module(
         raise ModelError(
             f"returns {'an empty ' + repr(empty[0]) if empty else 'no tensor'} for a sample of noise",
             where=reference,
-            hint="wrap it in a module that returns what its outputs are computed from",
+            hint="wrap it in a module that returns the tensors from which its outputs are computed",
         )
     sizes = [int(tensor.numel()) // max(1, len(tensor) if tensor.ndim else 1) for tensor in outputs.values()]
     preprocess = fit(built.preprocess, inputs)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .onnx.reading import Reading
 
 _MOST_NAMED = 6  # operators of a tail in one sentence
-DEQUANTISED = "the model is quantised; the fp32 network has the weights of its codes, and does not round activations"
-PIXELS = "the model takes pixels as they are (uint8)"
+DEQUANTISED = "the model is quantised; the fp32 network has its dequantised weights, and does not round activations"
+PIXELS = "the model takes pixels without scaling (uint8)"
 
 
 def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
@@ -290,10 +290,10 @@ def _said_of_cut(cut: Cut, shapes: Sequence[tuple[int, ...]]) -> str:
     ends = ", ".join(f"{name!r} ({times(without_batch(shape))})" for name, shape in zip(outputs, shapes))
     kinds = list(dict.fromkeys(tail))
     why = f"ncnn cannot compute {', '.join(causes)}; " if causes else ""
-    rest = f"; what comes after is left to the program: {first_few(kinds, _MOST_NAMED)}" if kinds else ""
+    rest = f"; the operators after that are left to the program: {first_few(kinds, _MOST_NAMED)}" if kinds else ""
     second = (
-        f"; {counted(cut.weighted, 'operator')} with weights of the network {'is' if cut.weighted == 1 else 'are'} "
-        "among that: they read what ncnn cannot compute, so this second stage is a network of its own"
+        f"; {counted(cut.weighted, 'operator')} among them {'has' if cut.weighted == 1 else 'have'} weights: "
+        "convert this second stage as a network of its own"
         if cut.weighted
         else ""
     )

@@ -218,7 +218,7 @@ def taken(node: Node, blob: Blob, shape: Shape, ranges: Mapping[int, range]) -> 
     if back:
         view, places = with_axes_kept(shape, back)
         blob = node.emit("Flip", [node.lowering.view(blob, view)], view, axes=places)
-    # (first, number, step) of each axis, seen from its other end where it is flipped
+    # First index and step of each axis; for a flipped axis, counted from its other end.
     first = {axis: shape[axis] - 1 - r[0] if axis in back else r[0] for axis, r in ranges.items()}
     steps = {axis: abs(r.step) if len(r) > 1 else 1 for axis, r in ranges.items()}
     blob, shape = _cropped(node, blob, shape, {

@@ -6,14 +6,14 @@ from ..model import listed
 from .lowering import Node
 
 _SORTS = "ncnn cannot sort or search: end the network before it, and do the rest in the program"
-_COUNTS = "the number of its results depends on the values: end the network before it"
+_COUNTS = "the size of its output depends on the values of the input: end the network before it"
 _INDEXES = "ncnn gathers at constant indices only: export with fixed indices, or end the network before it"
 _BRANCHES = "ncnn has no control flow: export with example inputs (torch.jit.trace, dynamo=True), which unrolls it"
 _CHOICES = "ncnn has no control flow: give the value of the input that it depends on (--fix NAME=VALUE)"
 _WHOLE = "ncnn computes in floating point: export without it, or compute it outside the network"
 _RANDOM = "ncnn draws no random numbers: export the model in evaluation mode, or feed the noise as an input"
-_SCALES = "ncnnkit reads it with constant scales only: give the network before quantisation"
-_TEXT = "ncnn has no texts: tokenise outside the network"
+_SCALES = "ncnnkit supports it only with constant scales: give the network before quantisation"
+_TEXT = "ncnn has no strings: tokenise outside the network"
 
 _SPECTRA = "ncnnkit computes spectra of real signals with a constant window: compute others outside the network"
 
@@ -46,7 +46,7 @@ def hint_for(node: Node) -> str:
     """The hint for a node that cannot be lowered."""
     if numbers := _numbers_for(node):
         given = " ".join(f"--fix {name}=NUMBER" for name in numbers)
-        return f"it depends on a number that the network is fed with: give that number, {given}"
+        return f"it depends on an input that is a number: give that number, {given}"
     return HINTS.get(node.op, "end the network before it (--outputs), or replace it in the model")
 
 

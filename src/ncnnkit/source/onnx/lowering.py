@@ -165,7 +165,7 @@ class Lowering:
             shape = self.reading.shapes[name]
             if 0 in shape:
                 given = " ".join(f"--fix {number}=NUMBER" for number in self.reading.numbers)
-                hint = f"does it depend on a number that the network is fed with? Give it: {given}" if given else ""
+                hint = f"does it depend on an input that is a number? Give it: {given}" if given else ""
                 what = f"its output {name!r} is empty for a sample of noise: its shape is {list(shape)}"
                 raise ConvertError(what, hint=hint)
             if name in self.reading.constants:

@@ -22,14 +22,14 @@ SCALES = "ncnnkit.scales"
 _LAYERS = ("Conv", "Gemm", "MatMul", "ConvTranspose")
 _INT8 = ("Conv", "Gemm", "MatMul")  # the ones that ncnn runs in int8 with a constant scale of the input
 
-DYNAMIC = "the scales of their inputs are computed while the original runs; ncnn needs them before"
+DYNAMIC = "the scales of their inputs are computed at run time; ncnn needs constant scales"
 FLOAT_INPUT = "the original does not quantise their input"
 BITS = "their codes do not have 8 bits"
 COMPUTED = "their weights are computed"
-ALONG_INPUTS = "their weights have scales along the inputs or by blocks; ncnn has one for each output channel"
-CHANNELS = "their input has a scale for each channel; ncnn has one"
+ALONG_INPUTS = "their weights have scales per input channel or per block; ncnn has one per output channel"
+CHANNELS = "their input has per-channel scales; ncnn has one scale per tensor"
 NO_KERNEL = "ncnn does not run them in int8"
-ROUNDED = "their weights have zero points; ncnn has none, so they are rounded again"
+ROUNDED = "their weights have zero points; ncnn has none, so they are quantised again"
 
 
 @dataclass(frozen=True)

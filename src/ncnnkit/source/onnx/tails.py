@@ -61,7 +61,7 @@ class Tail:
         weights = [name for name in outside if name not in cut.outputs]
         for name in weights:
             if name not in reading.constants:
-                raise ConvertError(f"what comes after the cut reads {name!r}, too")
+                raise ConvertError(f"the operators after the cut also read {name!r}")
         self.shapes = [without_batch(reading.shapes[name]) for name in cut.outputs]
         self._fed = [name for name in cut.outputs if name in outside]
         self._made = [name for name in self._outputs if name in made]
@@ -99,7 +99,7 @@ class Tail:
         try:
             found = self._session.run(self._made, {name: known[name] for name in self._fed})
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            raise ConvertError(f"ONNX Runtime cannot run what comes after the cut: {error}") from None
+            raise ConvertError(f"ONNX Runtime cannot run the operators after the cut: {error}") from None
         known |= dict(zip(self._made, found))
         return [known[name] for name in self._outputs]
 
