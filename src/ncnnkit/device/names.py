@@ -56,6 +56,7 @@ def remove_name(name: str) -> None:
 
 
 def is_address(text: str) -> bool:
+    """Whether a text has the form of an address, not of a name."""
     return text == "local" or text.partition("://")[0] in TRANSPORTS
 
 

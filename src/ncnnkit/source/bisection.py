@@ -110,7 +110,7 @@ def bisect(source: ModelSource, graph: Graph, sample: Sequence[Array]) -> Bisect
     blobs = [blob for layer in graph.layers for blob in layer.outputs if layer.type == "Input" or not layer.op.copies]
     with Session(graph, precision="fp32", keep_blobs=True) as net:
         made = dict(zip(blobs, net.blobs(*sample, names=blobs)))
-    found = _known(tensors, places, made) if places else _likest(tensors, graph, made)
+    found = _recorded(tensors, places, made) if places else _most_similar(tensors, graph, made)
     carried: dict[str, float] = {}  # blob -> its noise over signal; if unknown, that of the blobs it is computed from
     rows = []
     for layer in graph.layers:
@@ -144,13 +144,13 @@ def _noise(ours: Array, theirs: Array) -> float:
     return 0.0 if noise == 0 else noise / signal if signal else float("inf")
 
 
-def _known(tensors: Sequence[InnerTensor], places: Mapping[str, str], made: Mapping[str, Array]) -> dict[str, int]:
+def _recorded(tensors: Sequence[InnerTensor], places: Mapping[str, str], made: Mapping[str, Array]) -> dict[str, int]:
     """Blob -> index of its tensor, as the front end recorded it."""
     index = {tensor.name: place for place, tensor in enumerate(tensors)}
     return {blob: index[places[blob]] for blob in made if places.get(blob) in index}
 
 
-def _likest(tensors: Sequence[InnerTensor], graph: Graph, made: Mapping[str, Array]) -> dict[str, int]:
+def _most_similar(tensors: Sequence[InnerTensor], graph: Graph, made: Mapping[str, Array]) -> dict[str, int]:
     """Blob -> index of the most similar tensor of its size, or of the next tensor of its size if none is similar.
 
     A blob that equals no tensor need not have a counterpart in the original. If a correct blob is computed from it, it

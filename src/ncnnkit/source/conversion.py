@@ -428,6 +428,7 @@ def at_shapes(graph: Graph, source: ModelSource) -> Graph:
 
 
 def said_of_shapes(source: ModelSource) -> str:
+    """The input shapes of an original as text, such as ``3x224x224 and 1x8``."""
     return " and ".join(map(times, source.shapes))
 
 

@@ -26,7 +26,7 @@ _AXES = ("", "w", "hw", "chw", "cdhw")  # by number of axes, outermost first
 HINT = "convert the model once for each shape"
 
 
-class Fixed(Exception):
+class NotDynamic(Exception):
     """A layer cannot be made to work at each shape. The text says why, as a clause that follows the layer's name."""
 
 
@@ -63,7 +63,7 @@ class _At:
         """An ncnn expression for the sizes of an axis, preferably from the axis of the same name of the first input.
 
         Raises:
-            Fixed: no simple expression gives the size at each shape.
+            NotDynamic: no simple expression gives the size at each shape.
         """
         if len(set(wanted)) == 1:
             return str(wanted[0])
@@ -75,7 +75,7 @@ class _At:
             if found := next(_expressions(wanted, _references(blob, sides, axis)), None):
                 self.asked = asked
                 return found
-        raise Fixed(f"has an axis of size {' and '.join(map(str, wanted))}, which no expression gives")
+        raise NotDynamic(f"has an axis of size {' and '.join(map(str, wanted))}, which no expression gives")
 
 
 def _references(blob: int, sides: Sequence[Sides], axis: str) -> list[tuple[str, Sides]]:
@@ -129,7 +129,7 @@ def _expressions(wanted: Sides, references: Sequence[tuple[str, Sides]]) -> Iter
 
 def _reshape(at: _At) -> Params:
     if any(at.values("shape_expr")):
-        raise Fixed("contains an expression")
+        raise NotDynamic("contains an expression")
     first = at.layers[0].p
     names = _AXES[sum(getattr(first, axis) != -233 for axis in "whdc")]
     wanted = {name: at.numbers(name) for name in names}
@@ -158,9 +158,9 @@ def _interp(at: _At) -> Params:
 def _crop(at: _At) -> Params:
     first = at.layers[0].p
     if not (first.starts and first.ends and first.axes) or first.starts_expr:
-        raise Fixed("crops by other params than starts and ends")
+        raise NotDynamic("crops by other params than starts and ends")
     if len(set(at.values("axes"))) > 1:
-        raise Fixed("crops different axes")
+        raise NotDynamic("crops different axes")
     starts = [tuple(layer.p.starts[place] for layer in at.layers) for place in range(len(first.axes))]
     ends = [tuple(layer.p.ends[place] for layer in at.layers) for place in range(len(first.axes))]
     sides = [at.sides[axis] for axis in first.axes]
@@ -191,7 +191,7 @@ def _slice(at: _At) -> Params:
     for i, sides in enumerate(parts):
         even = tuple(whole // (count - i) for whole in left)
         if len(set(sides)) > 1 and sides != even:
-            raise Fixed(f"has a part of size {' and '.join(map(str, sides))}")
+            raise NotDynamic(f"has a part of size {' and '.join(map(str, sides))}")
         made.append(-233 if len(set(sides)) > 1 else sides[0])
         left = [whole - side for whole, side in zip(left, sides)]
     return {**at.layers[0].params, "slices": tuple(made)}
@@ -205,7 +205,7 @@ def _pooling(at: _At) -> Params:
         if window not in (own.get(axis), (1,) * len(at.layers)) or any(
             any(at.values(f"pad_{pad}")) for pad in ("left", "top", "right", "bottom")
         ):
-            raise Fixed(f"has a window of {' and '.join(map(str, window))}")
+            raise NotDynamic(f"has a window of {' and '.join(map(str, window))}")
         params[f"out_{axis}"] = 1 if window == own.get(axis) else -233
     return params
 
@@ -260,7 +260,7 @@ def merge(graphs: Sequence[Graph], shapes: Sequence[Sequence[tuple[int, ...]]]) 
     def sides(blob: str) -> list[Sides]:
         seen = [shape[blob] for shape in known]
         if any(shape is None or len(shape) != len(seen[0] or ()) for shape in seen):
-            raise Fixed("reads a blob whose shape is not known")
+            raise NotDynamic("reads a blob whose shape is not known")
         columns = zip(*(shape for shape in seen if shape is not None))
         return [tuple(side if isinstance(side, int) else -1 for side in column) for column in columns]
 
@@ -275,20 +275,20 @@ def merge(graphs: Sequence[Graph], shapes: Sequence[Sequence[tuple[int, ...]]]) 
         try:
             heads = {(each.type, tuple(each.inputs), tuple(each.outputs)) for each in layers}
             if len(heads) > 1:
-                raise Fixed("is a different layer at each shape")
+                raise NotDynamic("is a different layer at each shape")
             if not all(layer.has_weights_of(other) for other in layers[1:]):
-                raise Fixed(
+                raise NotDynamic(
                     "contains numbers that depend on the size of the input, such as positions of anchors, a table of "
                     "positions or a mask"
                 )
             if layer.type not in _RULES:
-                raise Fixed("depends on the size of the input, and ncnn has no way to compute its params")
+                raise NotDynamic("depends on the size of the input, and ncnn has no way to compute its params")
             at = _At(layers, sides(layer.inputs[0]), inputs)
             hints = {name: value for name, value in layer.params.items() if name == "featmask"}
             layer.params = {**_RULES[layer.type](at), **hints}
             if at.asked:
                 readers.append((layer, at.asked))
-        except Fixed as fault:
+        except NotDynamic as fault:
             where = f"layer {layer.type} {layer.name}"
             raise ConvertError(f"its network does not work for inputs of {said}: {where} {fault}", hint=HINT) from None
     _hand_out_inputs(made, readers)

@@ -142,26 +142,27 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
     hint = f"{FAILURE_HINTS[model.suffix]}. `{shown}` shows all that pnnx prints"
     if status:
         how = f"crashed with signal {-status}" if status < 0 else f"exit status {status}"
-        raise ConvertError(f"pnnx failed ({how}): {_telling_line(printed)}", hint=hint)
+        raise ConvertError(f"pnnx failed ({how}): {_error_line(printed)}", hint=hint)
     if "FATAL ERROR" in printed:  # pnnx continues after such an error, but its files cannot be used
-        raise ConvertError(f"pnnx failed: {_telling_line(printed)}", hint=hint)
+        raise ConvertError(f"pnnx failed: {_error_line(printed)}", hint=hint)
     return printed
 
 
-def _telling_line(log: str) -> str:
+def _error_line(log: str) -> str:
+    """The last line of pnnx's output that looks like an error, or else its last line."""
     log = re.sub(r"\x1b\[[\d;]*m.*?(\x1b\[m|$)", "", log, flags=re.M)  # ONNX Runtime's coloured warnings
     lines = [line.strip() for line in log.splitlines()]
     # Leave out headings, rules, and the options that pnnx repeats.
     lines = [line for line in lines if re.search(r"[^\W\d_]", line) and not re.match(r"[#$]|\w+ =", line)]
-    telling = [line for line in lines if re.search(r"error|fail|not supported|unsupported|terminate", line, re.I)]
-    return (telling or lines or ["it printed nothing"])[-1][:200]
+    errors = [line for line in lines if re.search(r"error|fail|not supported|unsupported|terminate", line, re.I)]
+    return (errors or lines or ["it printed nothing"])[-1][:200]
 
 
 def _read_result(model: Path, printed: str, inputs: Sequence[InputSpec]) -> Graph:
     param, bin_file = model.with_name("model.ncnn.param"), model.with_name("model.ncnn.bin")
     for path in (param, bin_file):
         if not path.is_file():
-            what = f"pnnx wrote no {path.name}: {_telling_line(printed)}"
+            what = f"pnnx wrote no {path.name}: {_error_line(printed)}"
             raise ConvertError(what, hint=FAILURE_HINTS[model.suffix])
     lines = param.read_text(encoding="utf-8", errors="replace").splitlines()[2:]
     unsupported = sorted({line.split()[0] for line in lines if line.strip()} - ops.OPS.keys())

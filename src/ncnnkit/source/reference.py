@@ -117,10 +117,10 @@ def compare_outputs(
             for name, a, b in zip(names, ours, theirs):
                 if a.size != b.size:
                     raise VerificationError(f"its output {name!r} has {a.size} values, but the original's has {b.size}")
-            telling = [np.isfinite(values).all() for values in theirs]
+            comparable = [np.isfinite(values).all() for values in theirs]
             errors.add(
-                [a if tells else np.zeros_like(a) for a, tells in zip(ours, telling)],
-                [b if tells else np.zeros_like(b) for b, tells in zip(theirs, telling)],
+                [a if known else np.zeros_like(a) for a, known in zip(ours, comparable)],
+                [b if known else np.zeros_like(b) for b, known in zip(theirs, comparable)],
             )
     broken = errors.broken()
     if broken is not None:

@@ -44,33 +44,40 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
+    """A parser that raises :class:`UsageError` instead of ending the program."""
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
 
 def whole(text: str) -> int:
+    """An option's value as an integer from 0 to 1000000."""
     if not (text.isascii() and text.isdigit() and int(text) <= 1000000):
         raise argparse.ArgumentTypeError("must be an integer from 0 to 1000000, not %r" % text)
     return int(text)
 
 
 def positive(text: str) -> int:
+    """An option's value as an integer from 1 to 1000000."""
     if whole(text) == 0:
         raise argparse.ArgumentTypeError("must be an integer above zero")
     return int(text)
 
 
 def is_picture(path: Optional[Path]) -> bool:
+    """Whether a path has the suffix of an image file that Pillow writes."""
     return path is not None and path.suffix.lower() in PICTURES
 
 
 def drawable(text: str) -> Path:
+    """An option's value as the path of an image file."""
     if not is_picture(Path(text)):
         raise argparse.ArgumentTypeError("must end in .png, .jpg or .ppm, not %r" % text)
     return Path(text)
 
 
 def parse(arguments: List[str]) -> argparse.Namespace:
+    """Parse the command line. Raises UsageError."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                     usage=argparse.SUPPRESS, allow_abbrev=False)  # fmt: skip
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
@@ -102,6 +109,7 @@ def parse(arguments: List[str]) -> argparse.Namespace:
 
 
 def choose_settings(args: argparse.Namespace, model: Model) -> Settings:
+    """How to run a model, from the command line and the model's own precision. Raises UsageError."""
     known = model.facts["precisions"]
     precision = args.precision or model.precision
     if precision not in known:
@@ -186,6 +194,7 @@ def save(
 
 
 def write_output(path: Path, values: Array) -> None:
+    """Write an output as .npy, or as text with one number per line."""
     if path.suffix == ".npy":
         np.save(path, values)
     else:
@@ -193,6 +202,7 @@ def write_output(path: Path, values: Array) -> None:
 
 
 def as_image(pixels: Array) -> Any:
+    """Pixels as a Pillow image. Raises Failure if Pillow is not installed."""
     try:
         from PIL import Image
     except ImportError:
@@ -201,6 +211,7 @@ def as_image(pixels: Array) -> Any:
 
 
 def run(arguments: List[str]) -> int:
+    """Do what the command line says. Returns the exit status."""
     args = parse(arguments)
     model = open_model(Path(__file__).resolve().parent, args.files, not args.no_check)
     settings = choose_settings(args, model)
@@ -213,6 +224,7 @@ def run(arguments: List[str]) -> int:
 
 
 def main() -> int:
+    """Run the program. Errors are printed as one line. Returns the exit status."""
     try:
         return run(sys.argv[1:])
     except UsageError as error:

@@ -116,6 +116,7 @@ def read_image(path: Path) -> Array:
 
 
 def from_pillow(image: Any) -> Array:
+    """The pixels of a Pillow image, uint8 (H, W), (H, W, 3) or (H, W, 4). Deep images are scaled to 8 bits."""
     if image.mode in DEEP:
         return eight_bits(image, image.mode)
     if image.mode == "P" and "transparency" in image.info:
@@ -126,6 +127,7 @@ def from_pillow(image: Any) -> Array:
 
 
 def decode_pnm(data: bytes) -> Array:
+    """Decode a binary PGM (P5) or PPM (P6) as uint8 (H, W) or (H, W, 3). Raises Failure."""
     words: List[bytes] = []
     at = 2
     while len(words) < 3 and at < len(data):

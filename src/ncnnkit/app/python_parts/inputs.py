@@ -198,6 +198,7 @@ def header_of(stream: Any) -> bytes:
 
 
 def from_frame(data: bytes, row: Facts, may_swap: bool, tile: Optional[int]) -> Input:
+    """Make the input ``row`` of the network from the bytes of a PPM or PGM."""
     return from_pixels(decode_pnm(data), row, may_swap, tile)
 
 

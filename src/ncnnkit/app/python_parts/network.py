@@ -71,6 +71,7 @@ def open_model(home: Path, files: Sequence[Path], checked: bool) -> Model:
 
 
 def beside(folder: Path, name: str) -> str:
+    """The text of a file in a folder. Raises Failure."""
     try:
         return (folder / name).read_text(encoding="utf-8")
     except OSError as error:
@@ -238,6 +239,7 @@ def in_words(about: Dict[str, Any]) -> List[str]:
 
 
 def import_ncnn() -> Any:
+    """Import ncnn. Raises Failure if it is not installed."""
     try:
         import ncnn
     except ImportError:
@@ -246,6 +248,7 @@ def import_ncnn() -> Any:
 
 
 def numbers(version: str) -> List[int]:
+    """The numbers in a version, for comparison."""
     return [int(part) for part in version.split(".") if part.isdigit()]
 
 
@@ -270,6 +273,7 @@ def peak_memory_mb() -> float:
 
 
 def cluster_cores(ncnn: Any, cluster: str) -> int:
+    """The number of cores of a cluster. Raises Failure if the machine has no such cluster."""
     count = {"all": ncnn.get_cpu_count, "little": ncnn.get_little_cpu_count, "big": ncnn.get_big_cpu_count}[cluster]()
     if count == 0:
         raise Failure("--cluster=%s: this machine has no such cores" % cluster)

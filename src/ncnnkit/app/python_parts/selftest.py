@@ -103,6 +103,7 @@ def self_test(model: Model, settings: Settings, count: int, as_json: bool) -> in
 
 
 def read_examples(folder: Path) -> List[Example]:
+    """The examples 1.txt, 2.txt and so on in a folder. Raises Failure if there are none."""
     found: List[Example] = []
     while (path := folder / ("%d.txt" % (len(found) + 1))).is_file():
         found.append(read_example(path))
@@ -112,6 +113,7 @@ def read_examples(folder: Path) -> List[Example]:
 
 
 def read_example(path: Path) -> Example:
+    """Read an example. Raises Failure."""
     example = Example(path, [], [], {})
     for line in path.read_text(encoding="utf-8").splitlines():
         word, _, rest = line.partition(" ")

@@ -70,6 +70,7 @@ def moved(boxes: Boxes, shift: Array) -> Boxes:
 
 
 def joined(parts: Sequence[Boxes]) -> Boxes:
+    """The boxes of all parts, one after the other."""
     points = [boxes.keypoints for boxes in parts if boxes.keypoints is not None]
     return Boxes(
         np.concatenate([boxes.xyxy for boxes in parts]), np.concatenate([boxes.scores for boxes in parts]),

@@ -28,6 +28,7 @@ def agreement(found: Array, wanted: Dict[str, Any]) -> float:
 
 
 def best(found: Array, labels: Sequence[str], top: int) -> List[Dict[str, Any]]:
+    """Index, label and score of the ``top`` best classes, the best first."""
     named = labels if len(labels) == len(found) else ()  # another number of labels cannot belong to these classes
     order = np.argsort(-found, kind="stable")[:top].tolist()
     return [{"index": i, "label": class_name(named, i), "score": float(found[i])} for i in order]

@@ -24,6 +24,7 @@ class Tile:
 
 
 def class_name(labels: Sequence[str], index: int) -> str:
+    """The name of a class, or ``class N`` if it has none."""
     return labels[index] if 0 <= index < len(labels) else "class %d" % index
 
 
@@ -54,8 +55,10 @@ def immutable(value: Any) -> Any:
 
 
 def rounded(value: float) -> str:
+    """A number with four significant digits; from 1000 on, as an integer."""
     return ("%.0f" if abs(value) >= 1000 else "%.4g") % value
 
 
 def times(shape: Sequence[int]) -> str:
+    """A shape as text, such as 3x224x224."""
     return "x".join(map(str, shape)) or "a scalar"

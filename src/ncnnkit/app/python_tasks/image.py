@@ -27,6 +27,7 @@ def planes_of(output: Array) -> Array:
 
 
 def scaled(length: int, to: int, of: int) -> int:
+    """``length * to / of``, rounded half away from zero as by C's lround."""
     exact = abs(length) * to / of
     return int(np.floor(exact + 0.5)) * (1 if length >= 0 else -1)
 

@@ -80,7 +80,7 @@ def _coded(rewriter: Rewriter, node: ir.Node, place: int, axis: int = 0) -> Code
     return None if grid is None or codes is None else Coded(rewriter.numbers(codes, grid, node), grid)
 
 
-def _with_output(rewriter: Rewriter, node: ir.Node, made: ir.Node, scale: ir.Value | None, zero: ir.Value | None) -> bool:
+def _finish(rewriter: Rewriter, node: ir.Node, made: ir.Node, scale: ir.Value | None, zero: ir.Value | None) -> bool:
     """Let ``made`` compute the numbers of a node's output. If no scale is given, the output is in floating point."""
     if scale is None:
         rewriter.replace_uses(node.outputs[0], made.outputs[0])
@@ -129,7 +129,7 @@ def _qlinear_conv(rewriter: Rewriter, node: ir.Node) -> bool:
     if biases is None:
         return False
     made = _as_float(rewriter, node, "Conv", [x, w], *biases, attributes=_kept(node))
-    return _with_output(rewriter, node, made, node.inputs[6], node.inputs[7])
+    return _finish(rewriter, node, made, node.inputs[6], node.inputs[7])
 
 
 @rewrites("QLinearMatMul")
@@ -137,7 +137,7 @@ def _qlinear_matmul(rewriter: Rewriter, node: ir.Node) -> bool:
     a, b = _coded(rewriter, node, 0), _coded(rewriter, node, 3, axis=-1)
     if a is None or b is None:
         return False
-    return _with_output(rewriter, node, _as_float(rewriter, node, "MatMul", [a, b]), node.inputs[6], node.inputs[7])
+    return _finish(rewriter, node, _as_float(rewriter, node, "MatMul", [a, b]), node.inputs[6], node.inputs[7])
 
 
 @rewrites("QGemm", domain=MICROSOFT)
@@ -151,10 +151,10 @@ def _qgemm(rewriter: Rewriter, node: ir.Node) -> bool:
     if biases is None:
         return False
     made = _as_float(rewriter, node, "Gemm", [a, b], *biases, attributes=_kept(node))
-    return _with_output(rewriter, node, made, scale, zero)
+    return _finish(rewriter, node, made, scale, zero)
 
 
-_ALIKE = {
+_ELEMENTWISE = {
     "QLinearAdd": ("Add", 2), "QLinearMul": ("Mul", 2),
     "QLinearSigmoid": ("Sigmoid", 1), "QLinearLeakyRelu": ("LeakyRelu", 1), "QLinearSoftmax": ("Softmax", 1),
     "QLinearAveragePool": ("AveragePool", 1), "QLinearGlobalAveragePool": ("GlobalAveragePool", 1),
@@ -163,14 +163,14 @@ _ALIKE = {
 """Quantised operator -> the operator in floating point, and its number of inputs."""
 
 
-@rewrites(*_ALIKE, domain=MICROSOFT)
+@rewrites(*_ELEMENTWISE, domain=MICROSOFT)
 def _qlinear(rewriter: Rewriter, node: ir.Node) -> bool:
-    op, count = _ALIKE[node.op_type]
+    op, count = _ELEMENTWISE[node.op_type]
     read = [_coded(rewriter, node, 3 * index) for index in range(count)]
     if not all(read) or node.attributes.get_int("channels_last", 0) != 0 or node.attributes.get_int("opset", 13) < 13:
         return False
     made = _as_float(rewriter, node, op, read, attributes=_kept(node, "channels_last", "opset"))
-    return _with_output(rewriter, node, made, *_inputs(node, 3 * count + 2)[3 * count :])
+    return _finish(rewriter, node, made, *_inputs(node, 3 * count + 2)[3 * count :])
 
 
 @rewrites("QLinearConcat", domain=MICROSOFT)
@@ -179,7 +179,7 @@ def _qlinear_concat(rewriter: Rewriter, node: ir.Node) -> bool:
     if not all(parts):
         return False
     made = _as_float(rewriter, node, "Concat", parts, attributes=_kept(node))
-    return _with_output(rewriter, node, made, node.inputs[0], node.inputs[1])
+    return _finish(rewriter, node, made, node.inputs[0], node.inputs[1])
 
 
 @rewrites("QLinearWhere", domain=MICROSOFT)
@@ -189,7 +189,7 @@ def _qlinear_where(rewriter: Rewriter, node: ir.Node) -> bool:
         return False
     made = _as_float(rewriter, node, "Where", [None, x, y])
     made.replace_input_with(0, node.inputs[0])
-    return _with_output(rewriter, node, made, *_inputs(node, 9)[7:])
+    return _finish(rewriter, node, made, *_inputs(node, 9)[7:])
 
 
 # -------------------------------------------------------------------------------------------------------------- dynamic

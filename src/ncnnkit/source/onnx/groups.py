@@ -71,10 +71,12 @@ def _same(node: Node, v: list[Any]) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x))."""
     return np.asarray(np.exp(-np.logaddexp(0, -x)))  # this form does not overflow
 
 
 def erf(x: Array) -> Array:
+    """The error function."""
     return np.asarray(_ERF(x))
 
 

@@ -75,6 +75,7 @@ class Product:
 
 
 def product_of(node: Node) -> Product:
+    """Read a tree of Mul and Div nodes, from its last node."""
     factors: list[tuple[str, Node | None]] = []
     scale = 1.0
     for index in range(2):
