@@ -350,6 +350,7 @@ class _Board:
         return {name: value for name, found, value in (line.partition("=") for line in lines[:200]) if found}
 
     def sha256_of_program(self) -> str:
+        """The SHA-256 of the program on the device."""
         return self._run(["sh", "-c", _SUM, "sh", self._folder, *self._program]).strip()
 
     def _run(self, words: Sequence[str], data: bytes = b"", timeout: float = 60.0) -> str:

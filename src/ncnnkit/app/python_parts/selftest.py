@@ -53,6 +53,7 @@ class Figure(NamedTuple):
 
     @property
     def passed(self) -> bool:
+        """Whether the value is at least the bound."""
         return self.value >= self.bound  # False for NaN
 
 
@@ -147,6 +148,7 @@ class Noise:
         self._sums: Dict[int, Array] = {}  # output -> noise, signal
 
     def add(self, outputs: Sequence[Array], exact: Sequence[Array]) -> None:
+        """Add the outputs for an example; ``exact`` are the compared values of the original."""
         for index, wanted in enumerate(exact):
             flat = outputs[index].reshape(-1).astype(np.float64) if index < len(outputs) else np.zeros(0)
             found = flat[:: max(1, flat.size // CHECKED)][:CHECKED]

@@ -87,6 +87,7 @@ class Grid:
         return np.clip(scaled, self.low, self.high)
 
     def same(self, other: Grid) -> bool:
+        """Whether two sets of parameters are equal."""
         return (
             (self.low, self.high, self.blocked) == (other.low, other.high, other.blocked)
             and np.array_equal(self.scale, other.scale)
@@ -213,6 +214,7 @@ class Rewriter:
         return self.clip(value, float(grid.low), float(grid.high), at)
 
     def clip(self, value: ir.Value, low: float, high: float, at: ir.Node) -> ir.Value:
+        """Insert a Clip before ``at``."""
         if self.opset < 11:
             return self.node(at, "Clip", [value], {"min": low, "max": high}).outputs[0]
         ends = [self.hold(np.array(end, np.float32), at.name or "") for end in (low, high)]

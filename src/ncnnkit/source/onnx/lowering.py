@@ -44,6 +44,7 @@ class Blob:
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return math.prod(self.shape)
 
 
@@ -411,6 +412,7 @@ class Node:
 
     @property
     def outputs(self) -> int:
+        """The number of outputs."""
         return len(self._node.outputs)
 
     def output(self, index: int) -> str:

@@ -62,7 +62,7 @@ def linear(node: Node, shape: Shape, weight: Array, bias: Array | None) -> Blob:
 
 
 def inner_product(node: Node, x: Blob, weight: Array, bias: Array | None) -> Blob:
-    """Write an InnerProduct: the last axis of a blob times the transpose of ``weight`` (outputs, inputs), plus a bias."""
+    """Write an InnerProduct: the last axis of a blob times the transpose of ``weight`` (outputs, inputs), plus bias."""
     weight = np.ascontiguousarray(weight, np.float32)
     return node.emit(
         "InnerProduct",

@@ -147,6 +147,7 @@ class Tail:
 
     @property
     def operators(self) -> set[str]:
+        """The types of its operators."""
         return {node.op_type for node in self._all_nodes()}
 
     def _all_nodes(self) -> Iterator[ir.Node]:
@@ -162,6 +163,7 @@ class Tail:
         return self._reading.constants.get(str(value.name), None if held is None else held.numpy())
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...]:
+        """The shape of a value, including the batch axis; () if unknown."""
         return self._reading.shapes.get(str(value.name), ()) if value is not None else ()
 
     def numbers(self, kind: str, indices: Iterable[int] = (0, 1)) -> list[float]:
