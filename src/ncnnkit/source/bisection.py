@@ -135,7 +135,7 @@ def said_of_first_wrong(source: ModelSource, graph: Graph | None, sample: Sequen
 
 
 def _noise(ours: Array, theirs: Array) -> float:
-    """Noise over signal. Infinite if only ours has values that are not finite, or if all values should be zero."""
+    """Noise over signal. Infinite if only ours has values that are not finite, or if all should be zero but are not."""
     ours, theirs = ours.reshape(-1).astype(np.float64), theirs.reshape(-1).astype(np.float64)
     finite = np.isfinite(theirs)
     if not np.isfinite(ours[finite]).all():
