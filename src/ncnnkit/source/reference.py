@@ -265,7 +265,7 @@ def _errors(outputs: Iterable[Sequence[Array]], reference: Iterable[Sequence[Arr
 
 
 def _exactness(output: OutputError) -> float:
-    """The SQNR of an output, dB; infinite without error. A reference of zeros gives infinity up to rounding, or -inf."""
+    """The SQNR of an output, dB; infinite without error. If the reference is zero: infinite up to rounding, or -inf."""
     if output.sqnr_db is not None:
         return output.sqnr_db
     return math.inf if output.max_error < ROUNDING else -math.inf
