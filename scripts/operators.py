@@ -38,12 +38,12 @@ lists the reason for each of the latter. Tests of models without inputs, of text
 [test_onnx_random.py](../tests/test_onnx_random.py) compares every operator with ONNX Runtime for random shapes and
 attributes, too.
 
-Every operator is refused where it makes or reads a tensor of no elements, where even merged its axes are more than
-ncnn's four, and, if ncnn computes it image by image, where the batch is larger than 64.
+An operator is also refused if it makes or reads an empty tensor, if it needs more than ncnn's four axes even after
+merging, or if ncnn computes it sample by sample and the batch is larger than 64.
 
-"While it runs" means: not known before the network gets its inputs. `Reshape`, `Squeeze`, `Unsqueeze` and
-`Flatten` need no layer where ncnn's blobs hold the elements in the same shape. `Split` layers are not listed. Whatever
-does not depend on the inputs is calculated by ONNX Runtime at conversion, with any operator.
+"At run time" means: not known before the network gets its inputs. `Reshape`, `Squeeze`, `Unsqueeze` and `Flatten`
+need no layer if ncnn's blob has the same shape. `Split` layers are not listed. Values that do not depend on the inputs
+are computed by ONNX Runtime at conversion, with any operator.
 """
 
 
