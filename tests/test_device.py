@@ -6,6 +6,7 @@ The board here is this machine behind a shell, like a board behind OpenSSH. Only
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -42,7 +43,7 @@ from ncnnkit.device.names import add_name, load_names, names_file, remove_name, 
 from ncnnkit.device.session import Session
 from ncnnkit.device.sites import Site, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
-from ncnnkit.errors import DeviceError, RecipeError, RuntimeFailure
+from ncnnkit.errors import DeviceError, RecipeError, RuntimeFailure, StorageError
 from ncnnkit.measure.variants import VariantSpec, measure
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard import agent
@@ -154,7 +155,7 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="no device is called 'rock'"):
         remove_name("rock")
     names_file().write_text("rock = 1\n")
-    with pytest.raises(RecipeError, match="must hold lines"):
+    with pytest.raises(RecipeError, match="must contain lines"):
         load_names()
 
 
@@ -314,7 +315,7 @@ def test_a_lost_board_is_an_error_and_a_second_try_resumes(here: Board, tmp_path
         transport.cut.set()
         subprocess.run(["pkill", "-f", processes(here, "program-.* agent follow")], check=False)
 
-    with pytest.raises(Lost, match=r"the board: .*run again to take it up"):
+    with pytest.raises(Lost, match=r"the board: .*run again to resume it"):
         here.run_job(asked, cut)
     transport.cut.clear()
     (folder,) = (home_of(here) / "jobs").iterdir()
@@ -776,6 +777,37 @@ def test_a_clock_that_is_fifty_years_late_is_no_problem(
     monkeypatch.setattr(Shell, "command", command)
     assert here.about.time == 1e6
     assert here.run_job(job(tmp_path, model)).variants[0].status == "ok"
+
+
+@pytest.mark.parametrize("name", ["inside/x/y", "inside", "n" * 300, "a/" * 3000 + "b"])
+def test_a_name_that_no_file_can_have_is_refused(name: str, tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as made:
+        for each in ("inside/x", name):
+            made.addfile(tarfile.TarInfo(each))
+    archive.seek(0)
+    with tarfile.open(fileobj=archive, mode="r|") as opened:
+        first, bad = iter(opened), None
+        unpack(opened, next(first), tmp_path)
+        bad = next(first)
+        with pytest.raises(ValueError, match=r"cannot be the name of a file|outside the folder"):
+            unpack(opened, bad, tmp_path)
+
+
+def test_a_disk_that_is_full_while_files_of_a_board_arrive_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as made:
+        made.addfile(tarfile.TarInfo("x"))
+    archive.seek(0)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with tarfile.open(fileobj=archive, mode="r|") as opened, pytest.raises(StorageError, match="No space left"):
+        unpack(opened, next(iter(opened)), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/ncnnkit-outside", "a/../../outside", "."])

@@ -211,6 +211,7 @@ def test_a_list_keeps_its_order_and_is_relative_to_itself(folder: Path) -> None:
         (b"images\n", r"list\.txt:1: no such file: images"),
         (b"\n \n", "contains no files"),
         (b"\xff\xfe\x00", "is not a text file"),
+        (b"x" * 5000, r"list\.txt:1: no such file: x{200}$"),
     ],
 )
 def test_lists_that_cannot_be_used(folder: Path, content: bytes, message: str) -> None:

@@ -202,6 +202,8 @@ def wrong_sources(folder: Path) -> dict[str, tuple[Any, str]]:
         "no column": ("left,rigth\nleft/00.png,right/00.png", r"list\.csv:1: has no column 'right' .*left,right"),
         "no file": ("left,right\nleft/00.png,r/9.png", r"list\.csv:2: no such file: r/9\.png \(column right\)"),
         "short line": ("left,right\n\nleft/00.png\n", r"list\.csv:3: a cell is empty \(column right\)"),
+        "long name": ("left,right\n" + "x" * 5000 + ",y", r"list\.csv:2: no such file: x{200} \(column left\)"),
+        "long cell": ("left,right\n" + "x" * 200_000, r"list\.csv:2: is not a table: field larger"),
         "no line": ("left,right\n", "list.csv: contains no samples"),
     }  # fmt: skip
     return {
@@ -337,6 +339,14 @@ def test_recordings_are_cut_into_windows_that_stay_in_one_set(tmp_path: Path) ->
     calibration, evaluation = found.split(every=3)
     assert (calibration.names, evaluation.names) == (found.names[:4], found.names[4:])
     assert (found.rates, found.pictures, found.placement(0)) == ({RATE}, False, None)
+
+
+def test_a_file_of_another_format_is_no_recording(tmp_path: Path) -> None:
+    """41 bytes of FLAC may say that they hold 2^36 samples."""
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.wav", np.zeros(4000, np.int16), RATE, format="FLAC")
+    with pytest.raises(ImageError, match=r"is no \.wav file, but FLAC"):
+        open_images(tmp_path / "a.wav", None, [InputSpec("x", (100,))])
 
 
 def test_silent_and_equal_windows_of_different_files_are_copies_only_if_the_files_are(tmp_path: Path) -> None:

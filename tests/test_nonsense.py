@@ -137,6 +137,9 @@ NONSENSE: dict[str, Callable[[dict[str, Any], Arrays], bytes]] = {
     "an empty array of endless rows": lambda fields, arrays: (
         json.dumps({**fields, "arrays": [["float32", [0, 1 << 62]]]}).encode() + b"\n"
     ),
+    "an array of a type that NumPy would read": lambda fields, arrays: (
+        json.dumps({**fields, "arrays": [["(1,)f4", [1]]]}).encode() + b"\n"
+    ),
     "an array of objects": lambda fields, arrays: json.dumps({**fields, "arrays": [["O", [1]]]}).encode() + b"\n",
     "NaN": lambda fields, arrays: message({**fields, "ms": float("nan")}, arrays),
     "a number that is too large": lambda fields, arrays: message(fields, arrays).replace(

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,7 +23,7 @@ from ncnnkit.samples.finding import open_images
 from ncnnkit.samples.images import ImageSet
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.labels import read_labels
-from ncnnkit.samples.outlines import Outline
+from ncnnkit.samples.outlines import Outline, unpacked
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.tasks import Boxes, presets
 from ncnnkit.tasks.instances import Instances
@@ -184,3 +186,23 @@ def test_keypoints_after_a_box_are_not_a_segment(tmp_path: Path) -> None:
 def test_a_requirement_may_name_labelled_masks() -> None:
     requirement = Requirements.parse(["label_map50_95>=-1%"], task=Instances)
     assert requirement.texts == ["mAP50-95 by labels ≥ -1 %"]
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1), st.integers(1, 9))
+@settings(max_examples=60)
+def test_compact_run_lengths_are_read_as_pycocotools_reads_them(height: int, width: int, seed: int, size: int) -> None:
+    pixels = np.random.default_rng(seed).random((height, width)).repeat(size, 0).repeat(size, 1)[:height, :width] > 0.5
+    packed = coco.encode(np.asfortranarray(pixels.astype(np.uint8)))
+    counts = unpacked(packed["counts"].decode())
+    assert sum(counts) == height * width
+    runs = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    assert np.array_equal(coco.decode(runs), pixels)
+
+
+@pytest.mark.parametrize("counts", ["", "0", "\\9le0hab0" * 2, "P", "a" * 30 + "0", "\x00", "é", "kkkkkkkkkk"])
+def test_run_lengths_that_do_not_cover_the_image_are_refused(counts: str, tmp_path: Path) -> None:
+    """pycocotools would write beyond the image."""
+    samples = photographs(tmp_path / "images")
+    path = annotated(tmp_path / "x.json", [{"size": [64, 192], "counts": counts}])
+    with pytest.raises(ImageError, match="run lengths"):
+        read_labels(path, samples, kind="boxes", names=("cat", "dog"))

@@ -384,6 +384,12 @@ def test_a_file_that_is_not_a_table(tmp_path: Path) -> None:
         load_table(tmp_path / "bytes.table")
 
 
+def test_a_layer_whose_name_is_a_key_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="a table cannot hold the layer 'a_param_0'"):
+        save_table(Table({}, {"a_param_0": 1.0}), tmp_path / "n.table")
+    assert not (tmp_path / "n.table").exists()
+
+
 def test_a_recipe_takes_each_existing_method_and_effort() -> None:
     assert KEYS["method"].allowed == (AUTO, OWN, *METHODS)
     assert KEYS["effort"].allowed == tuple(EFFORTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,6 +90,17 @@ def test_numpys_own_files_are_read_and_other_files_refused(tmp_path: Path) -> No
     (tmp_path / "cut.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
     with pytest.raises(ValueError, match="ends within row 3"):
         list(Rows(tmp_path / "cut.npy"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [((1 << 40, 4), "ends within row 0"), ((-1, 4), "is not an array of rows"), ((1 << 40, 0), "very many empty rows")],
+)
+def test_a_header_that_says_more_than_there_is_takes_no_memory(tmp_path: Path, shape: Any, says: str) -> None:
+    with (tmp_path / "x.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with pytest.raises(ValueError, match=says):
+        Rows(tmp_path / "x.npy")
 
 
 def test_samples_kept_on_disk_are_the_same_and_take_no_memory(tmp_path: Path) -> None:

@@ -45,7 +45,16 @@ class Table:
 
 
 def save_table(table: Table, path: str | Path) -> None:
-    """Write a table as ncnn2table does, with six decimals, or nine digits for a small scale. Raises StorageError."""
+    """Write a table as ncnn2table does, with six decimals, or nine digits for a small scale.
+
+    Raises:
+        StorageError: the file cannot be written.
+        FormatError: the name of a layer would be read as the key of weight scales.
+    """
+    for name in table.inputs:
+        if _WEIGHT_KEY.fullmatch(name):
+            hint = "rename the layer: _param_ and a number at the end make it the key of weight scales"
+            raise FormatError(f"a table cannot hold the layer {name!r}", where=str(path), hint=hint)
 
     def text(scale: float) -> str:
         return f"{scale:f} " if scale >= 0.1 else f"{scale:.9g} "

@@ -90,7 +90,7 @@ def _read(arrays: Mapping[str, NDArray[np.generic]]) -> Examples:
     rows = []
     named = [match for match in map(_FILE.fullmatch, arrays) if match]
     found = {(int(match[1]), int(match[2])): (match[3], arrays[match[0]].tobytes()) for match in named}
-    for i in range(len({number for number, _ in found})):
+    for i in sorted({number for number, _ in found}):
         files = [found[key] for key in sorted(key for key in found if key[0] == i)]
         outputs: list[Array] = []
         while (output := arrays.get(f"{i}-output-{len(outputs)}")) is not None:

@@ -6,7 +6,7 @@ import csv
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -43,6 +43,7 @@ Sources = str | Mapping[str, str]
 
 _ARRAY_SUFFIXES = (".npy", ".npz")
 _LIST, _TABLE = ".txt", ".csv"
+_LONGEST_SHOWN = 200  # characters of a name in an error
 
 T = TypeVar("T")
 
@@ -159,7 +160,7 @@ def find_files(
         where: the name of the set of files, for errors.
     """
     inputs = tuple(inputs)
-    missing = next((file for file in files if not Path(file).is_file()), None)
+    missing = next((file for file in files if not os.path.isfile(file)), None)
     if missing is not None:
         raise ImageError(f"no such file: {missing}", where=where)
     look = _Looker.into(Path(), inputs, completed(preprocess, inputs), where)
@@ -355,7 +356,7 @@ def _table(
     source: Path, preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], progress: Progress | None
 ) -> ImageSet:
     """The samples of a table: a column of paths for each input."""
-    rows = list(csv.reader(text_lines(source)))
+    rows = [row for _, row in csv_rows(source)]
     header = [cell.strip() for cell in rows[0]] if rows else []
     names = [spec.name for spec in inputs]
     missing = [name for name in names if header.count(name) != 1]
@@ -367,8 +368,8 @@ def _table(
     for number, cells in lines:
         for name, column in zip(names, columns):
             cell = cells[column] if column < len(cells) else ""
-            if not cell or not (source.parent / cell).is_file():
-                what = f"no such file: {cell}" if cell else "a cell is empty"
+            if not cell or not os.path.isfile(source.parent / cell):
+                what = f"no such file: {cell[:_LONGEST_SHOWN]}" if cell else "a cell is empty"
                 raise ImageError(f"{what} (column {name})", where=f"{source}:{number}")
     if not lines:
         raise ImageError("contains no samples", where=str(source))
@@ -424,8 +425,8 @@ def _listed(source: Path) -> list[str]:
     for number, line in enumerate(text_lines(source), 1):
         name = line.strip()
         if name:
-            if not (source.parent / name).is_file():
-                raise ImageError(f"no such file: {name}", where=f"{source}:{number}")
+            if not os.path.isfile(source.parent / name):  # Path.is_file fails for a name that is too long
+                raise ImageError(f"no such file: {name[:_LONGEST_SHOWN]}", where=f"{source}:{number}")
             files.append(name)
     return files
 
@@ -445,7 +446,7 @@ def files_of(folder: Path, names: Sequence[str], endings: Collection[str]) -> li
     for stem, name in zip(stems, last):
         places = [folder / stem, *([folder / name] if folders[name] == 1 else [])]
         files = (place.parent / (place.name + end) for place in places for end in endings)
-        found.append(next((file for file in files if file.is_file()), None))
+        found.append(next((file for file in files if os.path.isfile(file)), None))
     return found
 
 
@@ -461,6 +462,16 @@ def text_lines(path: Path) -> list[str]:
         return text.splitlines()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, cells) of the rows of a .csv file. Raises ImageError."""
+    reader = csv.reader(text_lines(path))
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ImageError(f"is not a table: {error}", where=f"{path}:{reader.line_num}") from None
 
 
 def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], where: str) -> ImageError | None:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SUFFIX = ".wav"
+_FORMATS = ("WAV", "WAVEX", "RF64", "W64")
+"""libsndfile's names of the formats of ``.wav`` files."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ def _opened(path: str) -> Iterator[Any]:
         pass
     try:
         with soundfile.SoundFile(path) as file:
+            if file.format not in _FORMATS:  # a few bytes of another format may say that it has billions of samples
+                raise ValueError(f"is no .wav file, but {file.format_info}")
             yield file
     except soundfile.LibsndfileError as error:
         raise ValueError(f"is not a readable .wav file: {error.error_string}") from None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import ImageError
 from .classes import places_of
-from .finding import files_of, text_lines
+from .finding import csv_rows, files_of, text_lines
 
 ENDING = ".txt"
 
@@ -43,12 +42,10 @@ def read_texts(path: str | Path, names: Sequence[str]) -> list[str]:
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of the lines that are not empty."""
-    lines = text_lines(path)
     if path.suffix.lower() == ".csv":
-        reader = csv.reader(lines)
-        yield from ((reader.line_num, row) for row in reader if row)
+        yield from ((number, row) for number, row in csv_rows(path) if row)
     else:
-        yield from ((number, line.split("\t", 1)) for number, line in enumerate(lines, 1) if line.strip())
+        yield from ((number, line.split("\t", 1)) for number, line in enumerate(text_lines(path), 1) if line.strip())
 
 
 def _need_all(path: Path, names: Sequence[str], known: Sequence[bool]) -> None:
