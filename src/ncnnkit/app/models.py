@@ -10,6 +10,7 @@ from ..artifact import Artifact
 from ..errors import FormatError, ModelError, RecipeError
 from ..model.graph import Graph
 from ..onboard.protocol import NCNN
+from ..onboard.userfiles import read_text
 from ..record.examples import EXAMPLES, Examples
 from ..record.folder import LABELS, RUN, load_run
 from ..record.run import Run
@@ -145,7 +146,7 @@ def artifact_of(run: Run, variant: Variant, home: Path) -> Artifact:
     """A variant's model. Where its card is gone, or the files were edited since, run.json replaces it."""
     model = Artifact.load(param_of(variant, home))
     if model.derived:
-        names = (home / LABELS).read_text(encoding="utf-8").splitlines() if (home / LABELS).is_file() else []
+        names = read_text(home / LABELS).splitlines() if (home / LABELS).is_file() else []
         model = replace(
             model, preprocess=run.preprocess, labels=tuple(names if run.model.labels else ()),
             pillow=run.environment.pillow,

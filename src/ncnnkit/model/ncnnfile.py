@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, StorageError, meant_path
 from ..formatting import first_few
+from ..onboard.userfiles import TEXT, check_regular, read_text
 from .graph import Checker, EncodedWeight, Graph, Layer, Names, Weight
 from .ops import MAX_PARAMS, OPS, Param, Value
 
@@ -92,7 +93,7 @@ def load_param(param: str | Path) -> Graph:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, TEXT)
     except FileNotFoundError:
         raise FormatError("no such file", where=str(path), hint=meant_path(path)) from None
     except IsADirectoryError:
@@ -305,6 +306,7 @@ def read_weights(graph: Graph, path: str | Path) -> None:
     """
     path = Path(path)
     try:
+        check_regular(path)
         size = path.stat().st_size
         data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
     except FileNotFoundError:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from ..errors import ImageError, meant_path
 from ..formatting import counted
 from ..onboard.picture import Placement, Tiles
+from ..onboard.userfiles import TEXT, opened_image, read_text
 from ..progress import Progress
 from .axes import IMAGE_CHANNELS, ImageAxes, image_axes
 from .images import ImageSet, in_threads
@@ -455,7 +456,7 @@ def text_lines(path: Path) -> list[str]:
     Bytes that are not UTF-8 become lone surrogates, as in file names, so that a line can name any file.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = read_text(path, TEXT, "utf-8-sig", "surrogateescape")
         if "\0" in text:
             raise ImageError("is not a text file", where=str(path))
         return text.splitlines()
@@ -495,19 +496,15 @@ def _look_at_image(
 
     Raises ImageError if the file is valid, but the options do not suit it.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
-    if path.exists() and not path.is_file():
-        return "is not a file"  # reading a pipe might never end
     try:
-        with Image.open(path) as image:
+        with opened_image(path) as image:
             width, height = image.size
     except UnidentifiedImageError:
         return "is not an image"
     except Exception as error:  # decoders raise any exception for damaged files; the file is skipped and counted
         return reason(error)
-    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-        return f"is suspiciously large ({width}x{height} pixels)"
     if misfit is not None or preprocess is None or axes is None:
         raise misfit or ImageError("images need preprocessing", where=str(path))
     try:

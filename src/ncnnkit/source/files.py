@@ -15,8 +15,10 @@ from ..artifact import Artifact, card_of
 from ..errors import ModelError
 from ..formatting import shape_option
 from ..model.precision import PRECISIONS
+from ..onboard.userfiles import check_regular, read_text
 from ..samples.items import InputSpec
 from .model import Array, Dims, ModelSource, Original, file_safe, listed, read_metadata, say, settle_inputs
+from .onnx_data import check_model
 from .sessions import run_session
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
 
@@ -73,6 +75,7 @@ def onnx_session(path: Path, outputs: Sequence[str] = (), *, optimised: bool = T
     """
     import onnxruntime
 
+    check_model(path)
     options = onnxruntime.SessionOptions()
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -298,7 +301,7 @@ def read_export(path: Path) -> Export | None:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.safe_load(read_text(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ModelError(f"cannot be read: {say(error)}", where=str(path)) from None
     if not (isinstance(found, dict) and {"names", "task", "imgsz"} <= found.keys()):

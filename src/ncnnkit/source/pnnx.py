@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ConvertError, FormatError, StorageError
+from ..errors import ConvertError, FormatError, ModelError, StorageError
 from ..model import ncnnfile, ops
 from ..model.graph import Graph
 from ..onboard.process import die_with_parent
@@ -93,8 +93,8 @@ def _place(path: Path, folder: Path) -> Path:
     model = folder / ("model.onnx" if onnx else "model.pt")
     try:
         whole = inline_external_data(path) if onnx else None
-    except OSError as error:
-        raise ConvertError(f"the model's weights cannot be read: {say(error)}") from None
+    except ModelError as error:
+        raise ConvertError(error.what, where=error.where, hint=error.hint) from None
     try:
         if whole is None:
             os.symlink(path.resolve(), model)
