@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .errors import FormatError, ModelError, RecipeError, StorageError
+from .errors import FormatError, ModelError, RecipeError, StorageError, printable
 from .formatting import counted
 from .model import ncnnfile
 from .model.graph import Graph
@@ -396,7 +396,7 @@ def read_card(param: Path) -> Card | None:
     if card is not None and card.sha256 != _hashes(param):
         fault = f"it describes other files than {param.name} and {param.with_suffix('.bin').name} are now"
     if fault:
-        warnings.warn(f"{place}: this card is ignored: {fault}", stacklevel=3)
+        warnings.warn(printable(f"{place}: this card is ignored: {fault}"), stacklevel=3)
         return None
     return card
 

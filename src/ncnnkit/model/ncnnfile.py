@@ -36,7 +36,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, StorageError, meant_path
+from ..errors import FormatError, StorageError, meant_path, printable
 from ..formatting import first_few
 from ..onboard.userfiles import TEXT, check_regular, read_text
 from .graph import Checker, EncodedWeight, Graph, Layer, Names, Weight
@@ -189,7 +189,7 @@ def _parse(text: str, where: str) -> tuple[Graph, list[Layer]]:
 def _tell(where: str, what: str, items: list[str]) -> None:
     """Warn about items of a file, and name the first few."""
     if items:
-        warnings.warn(f"{where}: {what}: {first_few(items, _MOST_NAMED)}", stacklevel=1)
+        warnings.warn(printable(f"{where}: {what}: {first_few(items, _MOST_NAMED)}"), stacklevel=1)
 
 
 def _parse_layer(line: str, where: str) -> Layer:

@@ -39,6 +39,17 @@ def available_cores(root: str = "/") -> int:
     return max(1, count)
 
 
+def side_by_side(threads: Optional[int], most: int) -> int:
+    """How many processes of one thread share some work: one for each core, and no more than there is work for.
+
+    Args:
+        threads: how many threads are asked for; None: as many as cores.
+        most: how many parts the work has.
+    """
+    cores = available_cores()
+    return max(1, min(threads or cores, cores, most))
+
+
 def pin(cpus: Optional[Sequence[int]]) -> None:
     """Pin this process, and the threads that it will start, to these CPUs."""
     if not cpus:

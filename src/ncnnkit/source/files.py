@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import zipfile
@@ -15,12 +16,13 @@ from ..artifact import Artifact, card_of
 from ..errors import ModelError
 from ..formatting import shape_option
 from ..model.precision import PRECISIONS
-from ..onboard.userfiles import check_regular, read_text
+from ..onboard.userfiles import open_regular, read_text
 from ..samples.items import InputSpec
 from .model import Array, Dims, ModelSource, Original, file_safe, listed, read_metadata, say, settle_inputs
 from .onnx_data import check_model
 from .sessions import run_session
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
+from .weights import require_stored
 
 # torch's names for what a tensor is stored in -> numpy's for its type.
 _DTYPES = {
@@ -174,7 +176,8 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
     metadata: dict[str, str] = {}
     traced = None
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
+            require_stored(archive, path)
             names = {name.partition("/")[2]: name for name in archive.namelist()}
             if "constants.pkl" not in names:
                 raise ModelError(
@@ -188,8 +191,7 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
                 if name.startswith("extra/"):
                     metadata[name.removeprefix("extra/")] = archive.read(names[name]).decode("utf-8", "replace")
             if "traced_inputs.pkl" in names:
-                with archive.open(names["traced_inputs.pkl"]) as file:
-                    traced = _TracedInputs(file).shapes()
+                traced = _TracedInputs(io.BytesIO(archive.read(names["traced_inputs.pkl"]))).shapes()
     except (zipfile.BadZipFile, EOFError, OSError, LookupError, RuntimeError, ValueError, zlib.error):
         raise ModelError(
             "is not a TorchScript file, or is damaged",
@@ -205,8 +207,11 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
     return metadata, traced
 
 
-class _TracedInputs(pickle.Unpickler):
-    """Reads the shapes out of ``traced_inputs.pkl``; every name in it stands for one of these, so nothing is run."""
+class _TracedInputs(pickle._Unpickler):  # type: ignore[misc,name-defined]
+    """Reads the shapes out of ``traced_inputs.pkl``; every name in it stands for one of these, so nothing is run.
+
+    It is pickle's version in Python, because the one in C takes the memory that a damaged file declares.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         known = {

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ConvertError, FormatError, ModelError, StorageError
+from ..errors import ConvertError, FormatError, ModelError, StorageError, printable
 from ..model import ncnnfile, ops
 from ..model.graph import Graph
 from ..onboard.process import die_with_parent
@@ -133,7 +133,7 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
     printed = output.decode("utf-8", "replace")
     try:
         with open(log, "a", encoding="utf-8") as file:
-            file.write(f"$ {shown}\n{printed}\n")
+            file.write(printable(f"$ {shown}\n{printed}\n"))
     except OSError as error:
         raise StorageError(f"cannot be written: {say(error)}", where=str(log)) from None
     if status is None:
