@@ -25,4 +25,3 @@ class PlainConsole(Console):
 def _plain(segment: Segment) -> Segment:
     text, style, control = segment
     return segment if control else Segment(printable(text), style)
-

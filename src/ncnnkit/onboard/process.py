@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
+import resource
 import select
 import signal
 import sys
 import threading
 from pathlib import Path
 from typing import Callable, Iterator, List, NoReturn, Optional, Sequence
+
+from .sysfs import system_memory_mb
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals that ask a process to end."""
@@ -70,6 +74,32 @@ def own_memory_mb(field: str) -> float:
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024 / 1e6
     return 0.0
+
+
+def limit_self(file_bytes: Optional[int] = None) -> None:
+    """Bound what this process and its children may take from now on, because they read what a stranger wrote.
+
+    Memory: what the system has free now. Open files: :data:`MOST_FILES`. There are no core dumps.
+
+    Args:
+        file_bytes: the largest file that may be written. None: any.
+    """
+    free = system_memory_mb("MemAvailable")
+    # RLIMIT_DATA counts private memory that can be written, so neither reserved addresses nor mapped files.
+    wanted = {resource.RLIMIT_NOFILE: MOST_FILES, resource.RLIMIT_CORE: 0}
+    if free:
+        wanted[resource.RLIMIT_DATA] = int((own_memory_mb("VmData") + max(free, LEAST_FREE_MB)) * 1e6)
+    if file_bytes is not None:
+        wanted[resource.RLIMIT_FSIZE] = file_bytes
+    for kind, most in wanted.items():
+        soft, hard = (math.inf if each == resource.RLIM_INFINITY else each for each in resource.getrlimit(kind))
+        least = min(most, soft, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(kind, (int(least), int(least)))
+
+
+MOST_FILES = 512
+LEAST_FREE_MB = 1000.0  # what is in the kernel's caches is not always counted as free
 
 
 def reset_peak() -> None:

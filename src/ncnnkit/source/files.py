@@ -8,16 +8,21 @@ import pickle
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..artifact import Artifact, card_of
-from ..errors import ModelError
+from ..errors import ConvertError, ModelError
 from ..formatting import shape_option
 from ..model.precision import PRECISIONS
+from ..onboard.process import limit_self
+from ..onboard.scratch import Scratch
 from ..onboard.userfiles import open_regular, read_text
 from ..samples.items import InputSpec
+from .forked import run_forked
 from .model import Array, Dims, ModelSource, Original, file_safe, listed, read_metadata, say, settle_inputs
 from .onnx_data import check_model
 from .sessions import run_session
@@ -33,6 +38,7 @@ _DTYPES = {
 
 
 def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
+    try_onnx(path)
     session = onnx_session(path)
     given = session.get_inputs()
     names, outputs = [i.name for i in given], tuple(o.name for o in session.get_outputs())
@@ -51,6 +57,34 @@ def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
         reference, file_safe(path.stem), "onnx", path, inputs, outputs, "onnxruntime", preprocess, origin, labels, run,
         metadata=metadata,
     )  # fmt: skip
+
+
+TRIED_SECONDS, TRIED_SECONDS_PER_MB = 60.0, 1.0
+"""ONNX Runtime may take so long to load a model, and so much longer for each MB."""
+
+
+def try_onnx(path: Path) -> None:
+    """Load a stranger's ONNX model in a child process, which may not write files, so that a crash there is an error.
+
+    Raises:
+        ModelError: ONNX Runtime or ONNX crashes, hangs, takes more memory than there is, or refuses the model.
+    """
+    import onnx
+    import onnxruntime  # noqa: F401  # before the fork: once for both processes
+
+    check_model(path)
+
+    def load() -> None:
+        onnx_session(path)
+        with suppress(Exception):  # only a crash is told: a conversion says what else is wrong
+            onnx.shape_inference.infer_shapes(onnx.load(str(path), load_external_data=False))
+
+    limit = TRIED_SECONDS + TRIED_SECONDS_PER_MB * path.stat().st_size / 1e6
+    try:
+        with Scratch() as folder:
+            run_forked(load, Path(folder), limit=limit, what="ONNX Runtime", limits=partial(limit_self, file_bytes=0))
+    except ConvertError as error:
+        raise ModelError(error.what, where=str(path), hint=error.hint) from None
 
 
 def onnx_run(session: Any) -> Original:

@@ -22,7 +22,9 @@ from .model import say
 _PIECE = 1 << 16
 
 
-def run_forked(work: Callable[[], object], folder: Path, *, limit: float, what: str) -> None:
+def run_forked(
+    work: Callable[[], object], folder: Path, *, limit: float, what: str, limits: Callable[[], object] = lambda: None
+) -> None:
     """Do work in a child process made by a fork, which has this process's objects. Its results must be files.
 
     The child is silent, computes with one thread, and makes its temporary files in ``folder``.
@@ -32,6 +34,7 @@ def run_forked(work: Callable[[], object], folder: Path, *, limit: float, what: 
         folder: where it may write.
         limit: seconds until the child is killed.
         what: the worker's name in errors.
+        limits: is called in the child first, to bound what it may take.
 
     Raises:
         ConvertError: ``work`` raised an exception, the child crashed, or it did not finish. A killed child's peak
@@ -42,7 +45,7 @@ def run_forked(work: Callable[[], object], folder: Path, *, limit: float, what: 
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: the child uses none of them
         child = os.fork()
     if not child:
-        _work(work, writing, folder)
+        _work(work, limits, writing, folder)
     os.close(writing)
     try:
         answer = _read(reading, limit)
@@ -79,7 +82,7 @@ def _read(descriptor: int, limit: float) -> bytes | None:
     return None
 
 
-def _work(work: Callable[[], object], answer: int, folder: Path) -> NoReturn:
+def _work(work: Callable[[], object], limits: Callable[[], object], answer: int, folder: Path) -> NoReturn:
     """The child. It ends here, whatever happens: nothing of the parent's is cleaned up or flushed a second time."""
     status = 1
     try:
@@ -95,6 +98,7 @@ def _work(work: Callable[[], object], answer: int, folder: Path) -> NoReturn:
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
         os.environ["OMP_NUM_THREADS"] = "1"
         try:
+            limits()
             work()
         except NcnnkitError as error:
             os.write(answer, json.dumps({"what": error.what, "hint": error.hint}).encode())

@@ -19,7 +19,7 @@ from pathlib import Path
 from ..errors import ConvertError, FormatError, ModelError, StorageError, printable
 from ..model import ncnnfile, ops
 from ..model.graph import Graph
-from ..onboard.process import die_with_parent
+from ..onboard.process import die_with_parent, limit_self
 from ..record.folder import LOG
 from ..samples.items import InputSpec
 from .model import say
@@ -36,6 +36,9 @@ FAILURE_HINTS = {
 LEAST_SECONDS = 60.0
 SECONDS_PER_MB = 2.0
 """pnnx may take so long, and so much longer for each MB of the model. Unless it hangs, it takes a tenth of that."""
+
+FILE_BYTES, FILES_PER_MODEL = 64 << 20, 8
+"""Bytes of the largest file that pnnx may write, and how many times the model's size come on top."""
 
 _CAST = "Tensor.to"  # what pnnx leaves of a type's conversion
 
@@ -114,6 +117,12 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
     command = [str(pnnx), model.name, f"inputshape={shapes}", "fp16=0"]
     shown = " ".join(["pnnx", *command[1:]])
     limit = LEAST_SECONDS + SECONDS_PER_MB * model.stat().st_size / 1e6
+    largest = int(FILE_BYTES + FILES_PER_MODEL * model.stat().st_size)
+
+    def limited() -> None:
+        die_with_parent()  # it may take minutes, which nobody waits for when this process is killed
+        limit_self(largest)
+
     try:
         done = subprocess.run(
             command,
@@ -123,7 +132,7 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=limit,
-            preexec_fn=die_with_parent,  # it may take minutes, which nobody waits for when this process is killed
+            preexec_fn=limited,
         )
         status, output = done.returncode, done.stdout
     except OSError as error:
