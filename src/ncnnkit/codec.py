@@ -58,8 +58,8 @@ def as_dataclass(value: Any, kind: type[T]) -> T:
 def encode(value: Any, indent: int = 2) -> bytes:
     """A dataclass as JSON in UTF-8, with a newline at its end.
 
-    JSON has no infinity and no NaN: both become null. What would control a terminal is escaped. Lone surrogates, with which Python represents the bytes of a file
-    name that is not UTF-8, become U+FFFD.
+    JSON has no infinity and no NaN: both become null. Lone surrogates, with which Python represents the bytes of a file
+    name that is not UTF-8, become U+FFFD. Characters that control a terminal are escaped.
     """
     import msgspec
 

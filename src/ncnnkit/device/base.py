@@ -12,6 +12,7 @@ from ..older import Self
 from ..onboard.child import Child, WorkerError
 from ..onboard.engines.base import Engine
 from ..onboard.protocol import Failure, Job, MeasureResult, Notify, R, Result, Step, VariantResult
+from ..onboard.userfiles import read_bytes
 
 GOODBYE = 1.2  # seconds that an interrupted job has to restore the clocks and end
 RESULT, RECORD = "result.json", "record.json"

@@ -13,7 +13,7 @@ import errno
 import math
 import os
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Dict, Iterator, Optional, Tuple
 
 import numpy as np
@@ -176,8 +176,6 @@ def _formats() -> Tuple[str, ...]:
 
     for name, module in FORMATS:
         if name not in Image.OPEN:
-            try:
+            with suppress(ImportError):  # an older Pillow
                 import_module("PIL.%sImagePlugin" % module)
-            except ImportError:  # an older Pillow
-                pass
     return tuple(name for name, _ in FORMATS if name in Image.OPEN)
