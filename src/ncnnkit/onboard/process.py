@@ -76,15 +76,17 @@ def own_memory_mb(field: str) -> float:
     return 0.0
 
 
-def limit_self(file_bytes: Optional[int] = None) -> None:
+def limit_self(file_bytes: Optional[int] = None, memory: str = "MemAvailable") -> None:
     """Bound what this process and its children may take from now on, because they read what a stranger wrote.
 
-    Memory: what the system has free now. Open files: :data:`MOST_FILES`. There are no core dumps.
+    They may have :data:`MOST_FILES` open, and leave no core dumps.
 
     Args:
         file_bytes: the largest file that may be written. None: any.
+        memory: the field of ``/proc/meminfo`` that says how much memory may be taken: what is free now, or ``MemTotal``
+            for a process that lives for long.
     """
-    free = system_memory_mb("MemAvailable")
+    free = system_memory_mb(memory)
     # RLIMIT_DATA counts private memory that can be written, so neither reserved addresses nor mapped files.
     wanted = {resource.RLIMIT_NOFILE: MOST_FILES, resource.RLIMIT_CORE: 0}
     if free:
@@ -98,7 +100,7 @@ def limit_self(file_bytes: Optional[int] = None) -> None:
             resource.setrlimit(kind, (int(least), int(least)))
 
 
-MOST_FILES = 512
+MOST_FILES = 1024
 LEAST_FREE_MB = 1000.0  # what is in the kernel's caches is not always counted as free
 
 

@@ -6,7 +6,7 @@ other than ncnn.
 
 from __future__ import annotations
 
-from .process import guarded
+from .process import guarded, limit_self
 
 
 def main(engine: str = "ncnn") -> None:
@@ -16,6 +16,7 @@ def main(engine: str = "ncnn") -> None:
 def _serve(engine: str) -> None:
     from .messages import serve
 
+    limit_self(memory="MemTotal")
     if engine == "ncnn":
         from .network import Network
 
