@@ -85,7 +85,7 @@ def test_what_is_no_image_is_skipped_with_a_reason(folder: Path) -> None:
         "dangling.jpg": "cannot be read: No such file or directory",
         "empty.jpg": "is not an image",
         "labels.txt": "is not an image",
-        "pipe.jpg": "is not a file",
+        "pipe.jpg": "cannot be read: it is a pipe, not a file",
     }
 
 

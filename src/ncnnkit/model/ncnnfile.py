@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, StorageError, meant_path, printable
 from ..formatting import first_few
-from ..onboard.userfiles import TEXT, check_regular, read_text
+from ..onboard.userfiles import LINES, check_regular, read_text
 from .graph import Checker, EncodedWeight, Graph, Layer, Names, Weight
 from .ops import MAX_PARAMS, OPS, Param, Value
 
@@ -93,7 +93,7 @@ def load_param(param: str | Path) -> Graph:
 
 def _read_text(path: Path) -> str:
     try:
-        return read_text(path, TEXT)
+        return read_text(path, LINES)
     except FileNotFoundError:
         raise FormatError("no such file", where=str(path), hint=meant_path(path)) from None
     except IsADirectoryError:

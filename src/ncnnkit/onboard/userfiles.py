@@ -20,8 +20,10 @@ import numpy as np
 
 SETTINGS = 16 << 20
 """Bytes of the largest recipe, card or other file of settings."""
-TEXT = 512 << 20
-"""Bytes of the largest file of labels, list of files, network structure or record. COCO's largest file has 470 MB."""
+LINES = 128 << 20
+"""Bytes of the largest list of files, file of labels, table, ``.param`` or run.json."""
+COCO = 512 << 20
+"""Bytes of the largest file of COCO's format. COCO's own has 470 MB."""
 WHOLE = 2 << 30
 """Bytes of the largest other file that is read as a whole. It is also the limit of protobuf, and so of ONNX."""
 UNPACKED = 1 << 30

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..model.ncnnfile import atomic_write
-from ..onboard.userfiles import TEXT, read_text
+from ..onboard.userfiles import LINES, read_text
 
 _WEIGHT_KEY = re.compile(r".*_param_\d+")
 
@@ -67,7 +67,7 @@ def load_table(path: str | Path) -> Table:
     weights: dict[str, NDArray[np.float32]] = {}
     inputs: dict[str, float] = {}
     try:
-        text = read_text(path, TEXT)
+        text = read_text(path, LINES)
     except FileNotFoundError:
         raise FormatError("no such file", where=str(path)) from None
     except (IsADirectoryError, UnicodeDecodeError):

@@ -31,7 +31,7 @@ from typing import IO
 from ..codec import decode, encode
 from ..errors import FormatError, StorageError
 from ..onboard.scratch import Scratch
-from ..onboard.userfiles import TEXT, read_bytes, read_text
+from ..onboard.userfiles import LINES, read_bytes, read_text
 from .run import SCHEMA, Run
 
 RUN = "run.json"
@@ -70,7 +70,7 @@ def files_of_run(out: Path) -> set[str]:
         File names; empty if there is no run.json, or none that lists files.
     """
     try:
-        listed = json.loads(read_text(out / RUN, TEXT))["files"]
+        listed = json.loads(read_text(out / RUN, LINES))["files"]
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return set()
     names = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
@@ -403,7 +403,7 @@ def load_run(out: Path) -> Run:
     path = out / RUN if out.is_dir() else out
     recover(path.parent)
     try:
-        data = read_bytes(path, TEXT)
+        data = read_bytes(path, LINES)
     except FileNotFoundError:
         hint = "give the folder that `ncnnkit run --out` made"
         raise FormatError(f"no {RUN} here", where=str(out), hint=hint) from None

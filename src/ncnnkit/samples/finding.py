@@ -14,7 +14,7 @@ from typing import TypeVar
 from ..errors import ImageError, meant_path
 from ..formatting import counted
 from ..onboard.picture import Placement, Tiles
-from ..onboard.userfiles import TEXT, opened_image, read_text
+from ..onboard.userfiles import LINES, opened_image, read_text
 from ..progress import Progress
 from .axes import IMAGE_CHANNELS, ImageAxes, image_axes
 from .images import ImageSet, in_threads
@@ -44,6 +44,8 @@ Sources = str | Mapping[str, str]
 
 _ARRAY_SUFFIXES = (".npy", ".npz")
 _LIST, _TABLE = ".txt", ".csv"
+MOST_ROWS = 10_000_000
+"""The largest number of samples in one file of arrays."""
 
 T = TypeVar("T")
 
@@ -450,13 +452,13 @@ def files_of(folder: Path, names: Sequence[str], endings: Collection[str]) -> li
     return found
 
 
-def text_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file. Raises ImageError.
+def text_lines(path: Path, most: int = LINES) -> list[str]:
+    """The lines of a UTF-8 text file of at most so many bytes. Raises ImageError.
 
     Bytes that are not UTF-8 become lone surrogates, as in file names, so that a line can name any file.
     """
     try:
-        text = read_text(path, TEXT, "utf-8-sig", "surrogateescape")
+        text = read_text(path, most, "utf-8-sig", "surrogateescape")
         if "\0" in text:
             raise ImageError("is not a text file", where=str(path))
         return text.splitlines()
@@ -534,6 +536,8 @@ def _rows(source: Path, inputs: tuple[InputSpec, ...], preprocess: Preprocess | 
     counts = {len(array) for array in arrays}
     if counts == {0}:
         raise ImageError("contains no samples", where=str(source))
+    if max(counts) > MOST_ROWS:  # a file may be large and take no room on disk; each sample is an object in memory
+        raise ImageError(f"has {max(counts)} samples, and at most {MOST_ROWS} are read", where=str(source))
     if len(counts) != 1:
         raise ImageError(f"its arrays have different lengths: {sorted(counts)}", where=str(source))
 

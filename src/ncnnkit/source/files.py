@@ -312,6 +312,8 @@ def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
 
 EXPORT = "metadata.yaml"
 """The file that Ultralytics' export to ncnn writes beside the model."""
+EXPORT_BYTES = 1 << 20
+"""Bytes of the largest such file: PyYAML is slow."""
 
 
 @dataclass(frozen=True)
@@ -340,8 +342,11 @@ def read_export(path: Path) -> Export | None:
     import yaml
 
     try:
-        found = yaml.safe_load(read_text(path))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = read_text(path, EXPORT_BYTES)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise yaml.YAMLError("it refers to its own parts, which may be repeated without end")
+        found = yaml.safe_load(text)
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise ModelError(f"cannot be read: {say(error)}", where=str(path)) from None
     if not (isinstance(found, dict) and {"names", "task", "imgsz"} <= found.keys()):
         return None

@@ -25,7 +25,7 @@ from ncnnkit.onboard.picture import (
     resize_as_opencv,
     to_tensor,
 )
-from ncnnkit.onboard.userfiles import TEXT, WHOLE, check_regular, read_npz, read_text
+from ncnnkit.onboard.userfiles import LINES, WHOLE, check_regular, read_npz, read_text
 
 Facts = Dict[str, Any]
 """What infer.json says, or a part of it."""
@@ -138,7 +138,7 @@ def read_array(path: Path, name: str = "") -> Array:
             check_regular(path, WHOLE)
             values = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
-            values = np.array(read_text(path, TEXT).replace(",", " ").replace(";", " ").split(), np.float32)
+            values = np.array(read_text(path, LINES).replace(",", " ").replace(";", " ").split(), np.float32)
         if values.dtype.kind not in "fiub":
             raise Failure("does not hold numbers, but %s" % values.dtype)
         with np.errstate(over="ignore"):

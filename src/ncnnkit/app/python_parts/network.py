@@ -18,7 +18,7 @@ from ncnnkit.app.python_tasks.classification import answer
 from ncnnkit.app.python_tasks.common import Failure, Tile
 from ncnnkit.onboard.picture import Array
 from ncnnkit.onboard.storages import check_storages, layers_of
-from ncnnkit.onboard.userfiles import TEXT, read_text
+from ncnnkit.onboard.userfiles import LINES, read_text
 
 # -------------------------------------------------------------------------------------------------------- model files
 
@@ -73,7 +73,7 @@ def open_model(home: Path, files: Sequence[Path], checked: bool) -> Model:
 
 def beside(folder: Path, name: str) -> str:
     try:
-        return read_text(folder / name, TEXT)
+        return read_text(folder / name, LINES)
     except OSError as error:
         raise Failure("%s: cannot be read: %s" % (folder / name, error.strerror)) from None
 

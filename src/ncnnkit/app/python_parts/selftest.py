@@ -17,7 +17,7 @@ from ncnnkit.app.python_parts.network import Model, Network, Settings, in_words,
 from ncnnkit.app.python_tasks.classification import agreement
 from ncnnkit.app.python_tasks.common import Failure, rounded
 from ncnnkit.onboard.picture import Array
-from ncnnkit.onboard.userfiles import TEXT, read_text
+from ncnnkit.onboard.userfiles import LINES, read_text
 
 # ---------------------------------------------------------------------------------------------------------- self-test
 
@@ -114,7 +114,7 @@ def read_examples(folder: Path) -> List[Example]:
 
 def read_example(path: Path) -> Example:
     example = Example(path, [], [], {})
-    for line in read_text(path, TEXT).splitlines():
+    for line in read_text(path, LINES).splitlines():
         word, _, rest = line.partition(" ")
         try:
             if word == "file":
