@@ -6,7 +6,7 @@ other than ncnn.
 
 from __future__ import annotations
 
-from .process import guarded, limit_self
+from .process import guarded
 
 
 def main(engine: str = "ncnn") -> None:
@@ -16,7 +16,6 @@ def main(engine: str = "ncnn") -> None:
 def _serve(engine: str) -> None:
     from .messages import serve
 
-    limit_self(memory="MemTotal")
     if engine == "ncnn":
         from .network import Network
 

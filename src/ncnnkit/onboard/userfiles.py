@@ -61,7 +61,9 @@ def _check(found: os.stat_result, path: Any, most: Optional[int]) -> None:
 def open_regular(path: Any, most: Optional[int] = None) -> BinaryIO:
     """Open a file to read its bytes; see :func:`check_regular`."""
     check_regular(path, most)  # opening a device may already do something
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    # Without O_NONBLOCK, a pipe that has taken the file's place meanwhile would block.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    file = os.fdopen(descriptor, "rb")
     try:
         _check(os.fstat(file.fileno()), path, most)
     except BaseException:
