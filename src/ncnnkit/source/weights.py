@@ -101,8 +101,6 @@ def only_tensors() -> Iterator[None]:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    import torch
-
     if not path.is_file():
         raise ModelError("no such file", where=str(path), hint="--weights default, none or a file")
     try:
@@ -110,6 +108,8 @@ def _read_state(path: Path) -> dict[str, Any]:
             require_stored(archive, path)
     except (zipfile.BadZipFile, OSError, LookupError, ValueError):
         pass  # an older format of torch, or safetensors; or it is damaged, and the library says how
+    import torch  # takes a moment, so the file is looked at first
+
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
