@@ -467,7 +467,7 @@ def test_only_what_is_chosen_is_decoded_and_the_damaged_is_replaced(
     load = ImageFile.ImageFile.load
 
     def noted(image: ImageFile.ImageFile) -> Any:
-        decoded.append(str(image.filename))
+        decoded.append(image.fp.name if image.fp else "")
         return load(image)
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", noted)

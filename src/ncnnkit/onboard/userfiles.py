@@ -61,15 +61,18 @@ def _check(found: os.stat_result, path: Any, most: Optional[int]) -> None:
 def open_regular(path: Any, most: Optional[int] = None) -> BinaryIO:
     """Open a file to read its bytes; see :func:`check_regular`."""
     check_regular(path, most)  # opening a device may already do something
-    # Without O_NONBLOCK, a pipe that has taken the file's place meanwhile would block.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    file = os.fdopen(descriptor, "rb")
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
     try:
         _check(os.fstat(file.fileno()), path, most)
     except BaseException:
         file.close()
         raise
     return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open as ``os.open`` does; a pipe that has taken the place of a file meanwhile would block."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_bytes(path: Any, most: int = WHOLE) -> bytes:
@@ -124,7 +127,7 @@ def _declared(archive: Any, info: Any) -> int:
         shape, dtype = npy_header(member)[::2]
     if dtype.hasobject:
         raise ValueError("%s holds Python objects, which are never read" % info.filename)
-    return math.prod(shape) * dtype.itemsize
+    return math.prod(shape) * int(dtype.itemsize)
 
 
 def npy_header(file: Any) -> Tuple[Tuple[int, ...], bool, Any]:

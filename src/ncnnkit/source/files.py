@@ -241,7 +241,7 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
     return metadata, traced
 
 
-class _TracedInputs(pickle._Unpickler):  # type: ignore[misc,name-defined]
+class _TracedInputs(pickle._Unpickler):
     """Reads the shapes out of ``traced_inputs.pkl``; every name in it stands for one of these, so nothing is run.
 
     It is pickle's version in Python, because the one in C takes the memory that a damaged file declares.
