@@ -1,7 +1,7 @@
-"""ONNX weights in other files: which files may be read, and how they are put back into the model for pnnx.
+"""External weights of ONNX models: checks which files a model may read, and puts them into the model for pnnx.
 
-A model names these files itself. The bytes of a model are searched for the names here, before a library reads them, so
-that no library decides which files it opens.
+The model contains the names of these files. They are read from the bytes of the model here, before a library reads it,
+so that no library opens a file that was not checked.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 from ..errors import ModelError
 from ..onboard.userfiles import WHOLE, check_regular, open_regular, read_bytes
 
-# protobuf's field numbers of onnx.proto: message -> its fields that lead to tensors, and what they hold
-_CHILDREN = {
+# protobuf's field numbers of onnx.proto.
+_CHILDREN = {  # message -> its fields that contain tensors, and the messages in them
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
@@ -88,13 +88,13 @@ def _file_of(model: Path, location: str) -> Path:
 
 
 def inline_external_data(path: Path) -> bytes | None:
-    """An ONNX model with the weights of its other files inside.
+    """Read an ONNX model with its external data included.
 
     Args:
-        path: a valid model; the other files' names are relative to its folder.
+        path: a valid model. The names of its data files are relative to its folder.
 
     Returns:
-        The bytes of the whole model, None if it has no other files.
+        The bytes of the whole model, or None if it has no external data.
 
     Raises:
         ModelError: one of the files cannot be read, or may not be; see :func:`check_model`.
