@@ -56,7 +56,7 @@ def make_app(
         variant: of a run: a variant's name, as ``int8-vulkan``, or a precision, which means its CPU variant. By default
             it is the recommended one.
         lang: ``cpp`` or ``python``.
-        embed: the model becomes part of the program by default; ``cpp`` only.
+        embed: whether the model becomes part of the program, which then reads no model files; ``cpp`` only.
         images: of a model that is no run: a few of them become the examples of the program's self-test, with what the
             model makes of them on this machine. A run has examples of its own, with the original's outputs.
         extras: parts of a C++ program that not everybody needs: ``streams`` or ``camera``.
