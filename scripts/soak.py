@@ -28,7 +28,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from bench_memory import NETWORKS, begun, family, pss_mb, write_images, write_network
+import numpy as np
+from bench_memory import NETWORKS, begun, family, pss_mb, write_network
 
 EVERY = 0.5  # seconds between two looks
 SLACK = {"memory": 1.1, "descriptors": 1.0, "files": 1.0, "processes": 1.0}
@@ -52,22 +53,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ncnnkit-soak-") as name:
         folder = Path(name)
         model = write_network(folder, NETWORKS["classifier"])
-        images = write_images(folder / "images", 40)
+        samples = folder / "samples.npy"
+        np.save(samples, np.random.default_rng(0).normal(0, 1, (40, 3, 32, 32)).astype(np.float32))
         if args.kind == "variants":
-            grown = soak_variants(folder, model, images, args.inferences, args.engines)
+            grown = soak_variants(folder, model, samples, args.inferences, args.engines)
         else:
-            grown = soak_runs(folder, model, images, args.on, 3600 * args.hours)
+            grown = soak_runs(folder, model, samples, args.on, 3600 * args.hours)
     sys.exit("these grew: " + ", ".join(grown) if grown else 0)
 
 
-def soak_variants(folder: Path, model: Path, images: Path, inferences: int, engines: str) -> list[str]:
+def soak_variants(folder: Path, model: Path, samples: Path, inferences: int, engines: str) -> list[str]:
     """One long run; returns what grew."""
     out, rounds = folder / "out", -(-inferences // PER_ROUND)
     temporary = folder / "tmp"
     temporary.mkdir()
     command = [
-        sys.executable, "-m", "ncnnkit", "run", str(model), "--images", str(images), "--out", str(out), "--effort",
-        "fast", "--threads", "1", "--mean", "0.5", "--std", "0.25", "--resize", "32,32", "--rounds", str(rounds),
+        sys.executable, "-m", "ncnnkit", "run", str(model), "--images", str(samples), "--out", str(out), "--effort",
+        "fast", "--threads", "1", "--rounds", str(rounds),
         "--seconds", str(inferences), *(["--engines", engines] if engines else []),
     ]  # fmt: skip
     looks = list(watched(command, temporary))
@@ -109,7 +111,7 @@ def look_at(pid: int, temporary: Path) -> Look:
     }
 
 
-def soak_runs(folder: Path, model: Path, images: Path, on: str, seconds: float) -> list[str]:
+def soak_runs(folder: Path, model: Path, samples: Path, on: str, seconds: float) -> list[str]:
     """Runs from one process until the time is over; returns what grew."""
     import ncnnkit as nk
 
@@ -119,8 +121,8 @@ def soak_runs(folder: Path, model: Path, images: Path, on: str, seconds: float) 
     end, looks = time.monotonic() + seconds, []
     while time.monotonic() < end or len(looks) <= ROUNDS_BEFORE:
         nk.run(
-            str(model), images=str(images), out=str(folder / "out"), backends=("cpu",), effort="fast", threads=1,
-            seconds=1.0, rounds=2, mean=(0.5,), std=(0.25,), resize=(32, 32), on=(on,) if on else (),
+            str(model), images=str(samples), out=str(folder / "out"), backends=("cpu",), effort="fast", threads=1,
+            seconds=1.0, rounds=2, on=(on,) if on else (),
         )  # fmt: skip
         gc.collect()
         looks.append({**look_at(os.getpid(), temporary), **(board(on) if on else {})})

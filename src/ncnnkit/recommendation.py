@@ -14,7 +14,7 @@ from .tasks import OUTPUTS
 
 _ORDER = list(PRECISIONS)
 
-REPEATABLE = 1.25
+REPEATABLE = 1.3
 """Medians of different processes whose ratio is less than this are a tie. The same program, measured again in another
 process, has another place in memory and other neighbours on the machine; docs/benchmarks.md has the figures."""
 
@@ -122,11 +122,10 @@ def _order_of_engines(variants: Sequence[Variant]) -> str:
             groups[-1].append(variant)
         else:
             groups.append([variant])
-    said = [
-        " and ".join(f"{v.engine} ({v.precision} {v.backend}, {plain(_median(v))} ms)" for v in group)
-        + (" tie" if len(group) > 1 else "")
-        for group in groups
-    ]
+    said = []
+    for group in groups:
+        *rows, last = (f"{v.engine} ({v.precision} {v.backend}, {plain(_median(v))} ms)" for v in group)
+        said.append(f"{', '.join(rows)} and {last} tie" if rows else last)
     return f"The engines by the fastest variant of each that satisfies the requirements: {'; '.join(said)}."
 
 

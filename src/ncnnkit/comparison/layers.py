@@ -162,9 +162,7 @@ def _noise_over_signal(
     number = {name: i for i, name in enumerate(names)}
     with Session(coarse, keep_blobs=True, **settings) as other:
         runs = (
-            (done, sample, part)
-            for done, sample in enumerate(samples)
-            for part in _parts(coarse.graph, names, sample)
+            (done, sample, part) for done, sample in enumerate(samples) for part in _parts(coarse.graph, names, sample)
         )
         for done, inputs, part in runs:
             progress(done, len(samples))
