@@ -118,7 +118,8 @@ def soak_runs(folder: Path, model: Path, samples: Path, on: str, seconds: float)
     temporary = folder / "tmp"
     temporary.mkdir()
     tempfile.tempdir = str(temporary)
-    end, looks = time.monotonic() + seconds, []
+    end = time.monotonic() + seconds
+    looks: list[Look] = []
     while time.monotonic() < end or len(looks) <= ROUNDS_BEFORE:
         nk.run(
             str(model), images=str(samples), out=str(folder / "out"), backends=("cpu",), effort="fast", threads=1,
