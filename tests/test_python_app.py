@@ -69,7 +69,7 @@ def image(folder: Path, seed: int = 0, name: str = "a.png") -> Path:
 
 
 def test_the_model_need_not_be_named(written: Path, tmp_path: Path) -> None:
-    """From any folder, and through a link to the program."""
+    """From any folder, and with a link to the program."""
     path = image(tmp_path)
     (tmp_path / "link").symlink_to(written / "infer.py")
     files = [written / f"models/model{ending}" for ending in (".param", ".bin")]
@@ -175,7 +175,7 @@ PAIR = """
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An app that takes two images of different sizes and an array; in the original they have other names."""
+    """An app that takes two images of different sizes and an array. The inputs have other names in the original."""
     home = tmp_path_factory.mktemp("pair")
     for name, seed in (("one", 0), ("two", 10)):
         (home / name).mkdir()
@@ -222,7 +222,7 @@ def test_one_file_with_all_arrays(pair: Path, tmp_path: Path) -> None:
     assert "z.npz: holds no array n: it has one, two" in done.stderr
 
 
-def test_what_is_missing_of_several_inputs(pair: Path, tmp_path: Path) -> None:
+def test_missing_files_of_several_inputs(pair: Path, tmp_path: Path) -> None:
     one = image(tmp_path)
     done = infer(pair / "app", f"one={one}", f"n={pair}/0.npy")
     assert (done.returncode, done.stderr) == (
@@ -310,7 +310,7 @@ def test_a_right_program_passes(written: Path) -> None:
 
 
 def test_a_corrupted_model_fails(app: Path) -> None:
-    """It is refused, and where that is not checked, its outputs are wrong."""
+    """It is refused. Without that check, its outputs are wrong."""
     path = app / "models/model.bin"
     altered = bytearray(path.read_bytes())
     altered[100:300] = np.random.default_rng(0).normal(0, 1, 50).astype(np.float32).tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 from ..codec import decode
-from ..errors import DeviceError, FormatError
+from ..errors import DeviceError, FormatError, StorageError
 from ..older import file_digest
 from ..onboard import MARK
 from ..onboard.agent import BEAT
@@ -183,14 +184,25 @@ class _Tar:
 
 
 def unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    """Write a plain file of an archive below a folder. Python's own filter for that is missing before 3.11.4."""
+    """Write a plain file of an archive below a folder. Python's own filter for that is missing before 3.11.4.
+
+    Raises:
+        ValueError: its name is not that of a file below the folder.
+        StorageError: the disk is full or not writable.
+    """
     home, path = folder.resolve(), (folder / member.name).resolve()
     stream = archive.extractfile(member)
     if home not in path.parents or stream is None:
         raise ValueError(f"{member.name!r} is outside the folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        shutil.copyfileobj(stream, file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            shutil.copyfileobj(stream, file)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise StorageError(f"cannot be written: {error.strerror}", where=str(folder)) from None
+        # Its name is too long, or that of a folder, or a file is where its folder should be.
+        raise ValueError(f"{member.name[:80]!r} cannot be the name of a file: {error.strerror}") from None
 
 
 def digest(path: Path) -> str:

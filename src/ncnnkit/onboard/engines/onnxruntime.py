@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU."""
+"""ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PER_CHANNEL_OPSET = 13
 
 
 class OnnxRuntime(Engine):
-    """See https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html for its int8."""
+    """See https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html for int8."""
 
     name = "onnxruntime"
     title = "ONNX Runtime"
