@@ -38,10 +38,10 @@ lists the reason for each difference. Tests of models without inputs, of texts a
 [test_onnx_random.py](../tests/test_onnx_random.py) compares every operator with ONNX Runtime for random shapes and
 attributes, too.
 
-Every operator is refused in three cases: it makes or reads a tensor without elements; its tensor has more than ncnn's
+Every operator is refused in three cases: it makes or reads an empty tensor; its tensor has more than ncnn's
 four axes, even after merging axes; or ncnn computes it image by image, and the batch is larger than 64.
 
-"While it runs" means that a value is not known before the network gets its inputs. `Reshape`, `Squeeze`, `Unsqueeze`
+"At run time" means that a value is not known before the network gets its inputs. `Reshape`, `Squeeze`, `Unsqueeze`
 and `Flatten` need no layer if ncnn's blobs have the elements in the same shape. `Split` layers are not listed. ONNX
 Runtime computes everything that does not depend on the inputs during the conversion, with any operator.
 """
@@ -79,7 +79,7 @@ def refusals(operator: Callable[..., None]) -> list[str]:
             if isinstance(node.func, ast.Name) and node.func.id == "Unsupported":
                 found[text(node.args[0])] = None
             elif isinstance(node.func, ast.Attribute) and node.func.attr == "needed_constant":
-                found[f"computes its {text(node.args[1])} while it runs"] = None
+                found[f"computes its {text(node.args[1])} at run time"] = None
     return list(found)
 
 

@@ -61,7 +61,7 @@ def test_the_recommended_variant_by_default(own_run: Path, tmp_path: Path) -> No
     edit(own_run, recommended="fp16-cpu")
     assert make_app(own_run, tmp_path / "app").name == "fp16-cpu"
     edit(own_run, recommended=None)
-    with pytest.raises(RecipeError, match=r"the run recommends no variant \(--variant, one of fp32-cpu"):
+    with pytest.raises(RecipeError, match=r"the run recommends no variant \(give --variant, one of fp32-cpu"):
         make_app(own_run, tmp_path / "app")
 
 
@@ -116,7 +116,7 @@ def test_an_app_of_a_model_without_a_run(tmp_path: Path) -> None:
 
 
 def test_a_variant_can_only_be_named_for_a_run(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="--variant names a variant of a run"):
+    with pytest.raises(RecipeError, match="--variant names a variant of a run, and this is a model"):
         make_app(small(), tmp_path / "app", variant="int8")
 
 

@@ -475,7 +475,7 @@ def make_inputs(folder: Path, app: Path) -> None:
 FAULTS: dict[str, tuple[list[str], str]] = {
     "no such image": (["nowhere.jpg"], "nowhere.jpg: cannot be read: No such file"),
     "an empty image": (["empty.jpg"], "empty.jpg: cannot be read: the file is empty"),
-    "an empty folder": (["folder"], "folder: holds no files"),
+    "an empty folder": (["folder"], "folder: contains no files"),
     "a device": (["/dev/zero"], "/dev/zero: cannot be read: not a file"),
     "no image": (["text.jpg"], "text.jpg: is not a JPEG, PNG, PPM or PGM image"),
     "a truncated JPEG": (["cut.jpg"], "cut.jpg: is a broken JPEG"),
@@ -485,29 +485,29 @@ FAULTS: dict[str, tuple[list[str], str]] = {
     "a bomb": (["bomb.png"], "bomb.png: is "),
     "a PPM bomb": (["bomb.ppm"], "bomb.ppm: is suspiciously large"),
     "a truncated PPM": (["cut.ppm"], "cut.ppm: is a broken PPM"),
-    "a wrong shape": (["small.npy"], "small.npy: has shape 3x8x8, the network takes 3x224x224"),
-    "NaN": (["nan.npy"], "nan.npy: holds NaN or infinity"),
-    "no numbers": (["words.npy"], "words.npy: does not hold numbers"),
-    "Fortran's order": (["fortran.npy"], "fortran.npy: is in Fortran's order"),
+    "a wrong shape": (["small.npy"], "small.npy: has shape 3x8x8, but the network takes 3x224x224"),
+    "NaN": (["nan.npy"], "nan.npy: contains NaN or infinity"),
+    "no numbers": (["words.npy"], "words.npy: does not contain numbers"),
+    "Fortran's order": (["fortran.npy"], "fortran.npy: is in Fortran order"),
     "a truncated npy": (["cut.npy"], "cut.npy: is a broken .npy"),
     "a huge npy": (["huge.npy"], "huge.npy: is a broken .npy"),
-    "few numbers": (["few.txt"], "few.txt: has 3 values, the network takes 3x224x224"),
-    "NaN as text": (["nan.txt"], "nan.txt: holds NaN or infinity"),
+    "few numbers": (["few.txt"], "few.txt: has 3 values, but the network takes 3x224x224"),
+    "NaN as text": (["nan.txt"], "nan.txt: contains NaN or infinity"),
     "words": (["words.txt"], "words.txt: value 1 is not a number"),
     "no folder to write to": (["x.npy", "nowhere/y.npy"], "nowhere/y.npy: cannot be written: No such file"),
 }
 MODEL_FAULTS: dict[str, tuple[str, str, str]] = {
     "no param": ("no.param", "good.bin", "no.param: cannot be read"),
     "no bin": ("good.param", "no.bin", "no.bin: cannot be read"),
-    "swapped": ("swapped.param", "good.bin", "swapped.param: is not ncnn's .param"),
+    "swapped": ("swapped.param", "good.bin", "swapped.param: is not a .param of ncnn"),
     "a truncated param": ("cut.param", "good.bin", "cut.param: the file ends too early"),
     "a wrong count": ("blobs.param", "good.bin", "line 2 says 3 blobs"),
-    "another shape": ("shape.param", "good.bin", "takes 3x224x192, this program is for 3x224x224"),
+    "another shape": ("shape.param", "good.bin", "takes 3x224x192, but this program is for 3x224x224"),
     "an unknown value": ("value.param", "good.bin", "value.param: ncnn cannot load it: "),
     "an unknown layer": ("unknown.param", "good.bin", "unknown.param: ncnn cannot load it: layer Puddling"),
     "another model": ("blob.param", "good.bin", "has no blob out0"),
-    "a truncated bin": ("good.param", "cut.bin", "its .bin is truncated or another model's"),
-    "a bin without its end": ("good.param", "last.bin", "its .bin is truncated or another model's"),
+    "a truncated bin": ("good.param", "cut.bin", "its .bin is truncated, or belongs to another model"),
+    "a bin without its end": ("good.param", "last.bin", "its .bin is truncated, or belongs to another model"),
     "a long bin": ("good.param", "long.bin", "its .bin is too long by 8 bytes"),
     "an empty bin": ("good.param", "empty.bin", "the file is empty"),
     "noise": ("good.param", "noise.bin", ""),
@@ -516,7 +516,7 @@ MODEL_FAULTS: dict[str, tuple[str, str, str]] = {
         "good.bin",
         "is a Cast: this program is for models without them",
     ),
-    "an int8 bin": ("good.param", "int8.bin", "its .bin is truncated or another model's"),
+    "an int8 bin": ("good.param", "int8.bin", "its .bin is truncated, or belongs to another model"),
 }
 USAGE_FAULTS = {
     "an unknown option": ["x.npy", "--fast"],
@@ -798,4 +798,4 @@ def test_without_an_installed_ncnn_a_release_is_fetched(app: Path, tmp_path: Pat
     check = 'if(NCNN_BUILD_TOOLS OR NOT NCNN_VULKAN)\nmessage(FATAL_ERROR "options")\nendif()\n'
     (tmp_path / "ncnn/CMakeLists.txt").write_text(lines + check)
     options = ("-DCMAKE_DISABLE_FIND_PACKAGE_ncnn=ON", f"-DFETCHCONTENT_SOURCE_DIR_NCNN={tmp_path}/ncnn")
-    assert "is fetched and built" in run("cmake", "-S", app, "-B", tmp_path / "build", "-G", "Ninja", *options)
+    assert "is downloaded and built" in run("cmake", "-S", app, "-B", tmp_path / "build", "-G", "Ninja", *options)

@@ -81,8 +81,8 @@ def test_samples_that_mix_are_one_sample(tmp_path: Path) -> None:
     source, check = opened_and_converted(path)
     assert source.inputs == (InputSpec("x", (4, 3, 8, 8), original=(4, 3, 8, 8)),)
     assert source.changes == (
-        "input 'x' is 4x3x8x8 in the model's file; its first axis is no batch of independent samples, so a sample is "
-        "the whole array",
+        "input 'x' is 4x3x8x8 in the model's file; its first axis is not a batch of independent samples, so the "
+        "whole array is one sample",
     )
     assert check.sqnr_db is not None
     assert check.sqnr_db > 80

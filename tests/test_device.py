@@ -155,7 +155,7 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="no device is called 'rock'"):
         remove_name("rock")
     names_file().write_text("rock = 1\n")
-    with pytest.raises(RecipeError, match="must hold lines"):
+    with pytest.raises(RecipeError, match="must contain lines"):
         load_names()
 
 
@@ -315,7 +315,7 @@ def test_a_lost_board_is_an_error_and_a_second_try_resumes(here: Board, tmp_path
         transport.cut.set()
         subprocess.run(["pkill", "-f", processes(here, "program-.* agent follow")], check=False)
 
-    with pytest.raises(Lost, match=r"the board: .*run again to take it up"):
+    with pytest.raises(Lost, match=r"the board: .*run again to resume it"):
         here.run_job(asked, cut)
     transport.cut.clear()
     (folder,) = (home_of(here) / "jobs").iterdir()

@@ -386,7 +386,7 @@ def test_the_user_gives_the_alphabet(tmp_path: Path) -> None:
     assert task.written((3, 1, 5, 2)) == "\u00e9a b"
     assert Texts().written((3, 1)) == "3 1"
     (tmp_path / "few.txt").write_text("a\n")
-    with pytest.raises(RecipeError, match="has 1 characters, and the network 6 classes"):
+    with pytest.raises(RecipeError, match="has 1 characters, but the network has 6 classes"):
         open_model(file, task=f"text:alphabet={tmp_path / 'few.txt'}")
 
 

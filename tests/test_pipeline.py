@@ -332,7 +332,7 @@ def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: Recipe, tmp_path
     def other(inputs: list[Any]) -> list[Any]:
         return [np.cos(np.arange(10.0))[None]]
 
-    with pytest.raises(VerificationError, match=r"differs from the original: SQNR .*have 60 dB.*--force") as stopped:
+    with pytest.raises(VerificationError, match=r"original in fp32: SQNR .*60 dB are needed.*--force") as stopped:
         checked(other, recipe, tmp_path)
     assert stopped.value.exit_code == 5
     assert (checked(other, recipe, tmp_path, force=True).sqnr_db or 0) < 30
@@ -359,7 +359,7 @@ def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(reci
 
 
 def test_a_conversion_with_noise_in_a_zero_output_is_refused(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(VerificationError, match="the original's is all zero, ncnn's is not"):
+    with pytest.raises(VerificationError, match="the original's output is all zero, ncnn's is not"):
         checked(lambda inputs: [np.zeros((1, 10))], recipe, tmp_path)
 
 

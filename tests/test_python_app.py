@@ -81,17 +81,17 @@ def test_the_model_need_not_be_named(written: Path, tmp_path: Path) -> None:
 
 WRONG = {
     "nothing": ([], "give INPUT, or --self-test without INPUT"),
-    "a .param alone": (["models/m.param"], "give MODEL.bin behind MODEL.param"),
-    "a .param and an image": (["models/m.param", "a.png"], "give MODEL.bin behind MODEL.param"),
-    "three words": (["a", "b", "c"], "c: what is it?"),
+    "a .param alone": (["models/m.param"], "give MODEL.bin after MODEL.param"),
+    "a .param and an image": (["models/m.param", "a.png"], "give MODEL.bin after MODEL.param"),
+    "three words": (["a", "b", "c"], "c: unexpected argument"),
     "a precision": (["a.png", "--precision=int4"], "--precision=int4: must be one of fp32"),
-    "a loop": (["a.png", "--loop=0"], "argument --loop: must be a whole number above zero"),
-    "not a number": (["a.png", "--top=\u00b2"], "argument --top: must be a whole number from 0 to 1000000"),
+    "a loop": (["a.png", "--loop=0"], "argument --loop: must be an integer above zero"),
+    "not a number": (["a.png", "--top=\u00b2"], "argument --top: must be an integer from 0 to 1000000"),
     "a file to draw to": (["a.png", "--draw=x.tiff"], "argument --draw: must end in .png"),
     "an option": (["a.png", "--streams"], "unrecognized arguments: --streams"),
     "half an option": (["a.png", "--self"], "unrecognized arguments: --self"),
     "a self-test of an input": (["a.png", "--self-test"], "give INPUT, or --self-test without INPUT"),
-    "drawing onto an array": (["x.npy", "--draw=x.png"], "--draw draws onto an image, and INPUT is an array"),
+    "drawing onto an array": (["x.npy", "--draw=x.png"], "--draw needs an image, and INPUT is an array"),
     "an output of a folder": ([".", "y.npy"], "OUTPUT and --draw are for one input"),
 }
 
@@ -120,8 +120,8 @@ def test_what_is_reported(written: Path, tmp_path: Path) -> None:
 
 
 ODD = {
-    "complex.npy": "does not hold numbers, but complex64",
-    "empty.npz": "does not hold numbers: ",
+    "complex.npy": "does not contain numbers, but complex64",
+    "empty.npz": "does not contain numbers: ",
     "bomb.png": "is not an image: Image size (400000000 pixels) exceeds limit",
     "half.png": "is not an image: image file is truncated",
 }
@@ -219,7 +219,7 @@ def test_one_file_with_all_arrays(pair: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), found)
     np.savez(tmp_path / "z.npz", one=arrays["one"], two=arrays["two"])
     done = infer(pair / "app", tmp_path / "z.npz")
-    assert "z.npz: holds no array n: it has one, two" in done.stderr
+    assert "z.npz: contains no array n: it has one, two" in done.stderr
 
 
 def test_missing_files_of_several_inputs(pair: Path, tmp_path: Path) -> None:
@@ -278,8 +278,8 @@ def test_frames_from_stdin(written: Path, tmp_path: Path) -> None:
     rows = [json.loads(row) for row in done.stdout.splitlines()]
     assert [(row["input"], row["top"]) for row in rows] == [("frame 1", expected[0]), ("frame 2", expected[1])]
     for bad, text in (
-        (stream[:3000], b"frame 1"), (b"P6 30", b"stdin: ends within an image"), (b"GIF89a" * 40, b"no binary PPM"),
-        (b"P6 0 4 255 ", b"no binary PPM"), (b"P6 30 40 65535 " + bytes(3600), b"the last 255"),
+        (stream[:3000], b"frame 1"), (b"P6 30", b"stdin: ends within an image"), (b"GIF89a" * 40, b"not a binary PPM"),
+        (b"P6 0 4 255 ", b"not a binary PPM"), (b"P6 30 40 65535 " + bytes(3600), b"the last 255"),
     ):  # fmt: skip
         done = subprocess.run(list(map(str, line)), input=bad, capture_output=True, check=False)
         assert done.returncode == 1
@@ -316,7 +316,7 @@ def test_a_corrupted_model_fails(app: Path) -> None:
     altered[100:300] = np.random.default_rng(0).normal(0, 1, 50).astype(np.float32).tobytes()
     path.write_bytes(altered)
     done = infer(app, "--self-test")
-    assert (done.returncode, "model.bin: is not the file that was written" in done.stderr) == (1, True)
+    assert (done.returncode, "model.bin: was damaged or changed" in done.stderr) == (1, True)
     done = infer(app, "--self-test", "--no-check")
     assert done.returncode == 3
     assert "SQNR" in failed(done)
@@ -358,4 +358,4 @@ def test_examples_that_cannot_be_used_are_one_line(app: Path) -> None:
     shutil.rmtree(app / "examples")
     done = infer(app, "--self-test")
     assert done.returncode == 1
-    assert "holds no examples: write the app from a run, or with --images" in done.stderr
+    assert "contains no examples: write the app from a run, or with --images" in done.stderr

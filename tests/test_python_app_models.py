@@ -76,7 +76,7 @@ def test_python_runs_a_model_at_its_own_precision(python_app: Path, tmp_path: Pa
     line = [sys.executable, python_app / "infer.py", python_app / "models/m-int8.param"]
     line += [python_app / "models/m-fp32.bin", image]
     done = subprocess.run(list(map(str, line)), capture_output=True, text=True)
-    assert "m-fp32.bin: is another model's than " in done.stderr
+    assert "m-fp32.bin: does not belong to " in done.stderr
 
 
 def test_python_refuses_a_cast_from_another_type(run_folder: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_python_refuses_an_altered_file(run_folder: Path, tmp_path: Path) -> Non
     path.write_bytes(altered)
     done = infer(tmp_path / "app", picture(tmp_path / "a.png"))
     assert done.returncode == 1
-    assert "m-fp32.bin: is not the file that was written: its CRC-32 is " in done.stderr
+    assert "m-fp32.bin: was damaged or changed: its CRC-32 is " in done.stderr
     assert infer(tmp_path / "app", picture(tmp_path / "a.png"), "--no-check").returncode == 0
 
 
@@ -264,9 +264,9 @@ FAULTS = {
     "no such image": (["nowhere.png"], "nowhere.png"),
     "no image": (["text.png"], "is not an image"),
     "a broken PPM": (["broken.ppm"], "ends too early"),
-    "a wrong shape": (["wrong.npy"], "has shape 3x8x8, the network takes 3x16x16"),
-    "NaN": (["nan.txt"], "holds NaN or infinity"),
-    "words": (["words.txt"], "does not hold numbers"),
+    "a wrong shape": (["wrong.npy"], "has shape 3x8x8, but the network takes 3x16x16"),
+    "NaN": (["nan.txt"], "contains NaN or infinity"),
+    "words": (["words.txt"], "does not contain numbers"),
     "no GPU": (["good.npy", "--gpu"], "--gpu: "),
 }
 

@@ -148,7 +148,7 @@ def test_sets_of_shapes_must_be_whole(tmp_path: Path) -> None:
     [
         (
             (Layer("ReLU", "r", ["x"], ["y"]), Layer("Sigmoid", "r", ["x"], ["y"])),
-            "layer ReLU r is another layer there",
+            "layer ReLU r is a different layer at each shape",
         ),
         (
             (Layer("Tile", "r", ["x"], ["y"], {"tiles": 2}), Layer("Tile", "r", ["x"], ["y"], {"tiles": 3})),
@@ -159,7 +159,7 @@ def test_sets_of_shapes_must_be_whole(tmp_path: Path) -> None:
                 Layer("Reshape", "r", ["x"], ["y"], {"w": 7, "h": 2}),
                 Layer("Reshape", "r", ["x"], ["y"], {"w": 13, "h": 4}),
             ),
-            "layer Reshape r makes a side of 2 and 4, which no expression gives",
+            "layer Reshape r has an axis of size 2 and 4, which no expression gives",
         ),
     ],
 )

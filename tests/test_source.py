@@ -433,7 +433,7 @@ def test_the_card_of_a_model_overrides_ultralytics_metadata(tmp_path: Path) -> N
     ("text", "says"),
     [
         (METADATA.replace("batch: 1\nimgsz", "batch: 4\nimgsz"), "was exported for 4 images at a time"),
-        (METADATA.replace("- 64\n- 96", "- 64\n- large"), "imgsz .64, 'large'. is no size"),
+        (METADATA.replace("- 64\n- 96", "- 64\n- large"), "imgsz .64, 'large'. is not a size"),
         ("names: [", "metadata.yaml: cannot be read: while parsing"),
     ],
 )

@@ -132,7 +132,7 @@ class TestSelfTest:
         shutil.rmtree(app / "examples")
         done = subprocess.run([infer(app), "--self-test"], capture_output=True, text=True, check=False)
         assert done.returncode == 1
-        assert "holds no examples: write the app from a run, or with --images" in done.stderr
+        assert "contains no examples: write the app from a run, or with --images" in done.stderr
 
 
 # --------------------------------------------------------------------------------------------------------- the receipt
@@ -177,7 +177,7 @@ class TestReceipt:
         assert not receipt.passed
         assert receipt.changed == ["models/model.bin"]
         assert receipt.test is None
-        assert "model.bin: is not the file that was written: its CRC-32 is " in receipt.why
+        assert "model.bin: was damaged or changed: its CRC-32 is " in receipt.why
 
     def test_a_wrong_preprocessing_fails(self, built: Path, app: Path) -> None:
         with rebuilt(built, "preprocess.cpp", "mean[] = {0.5f, 0.4f, 0.3f}", "mean[] = {0.3f, 0.4f, 0.5f}") as program:
@@ -189,7 +189,7 @@ class TestReceipt:
         with (app / "src/main.cpp").open("a") as file:
             file.write("\n")
         receipt = verify_app(app, program=infer(app))
-        assert (receipt.passed, receipt.why) == (False, "src/main.cpp is not as ncnnkit wrote it")
+        assert (receipt.passed, receipt.why) == (False, "src/main.cpp was changed since ncnnkit wrote it")
 
     def test_the_command(self, app: Path) -> None:
         done = CliRunner().invoke(command, ["verify", str(app), "--infer", str(infer(app)), "--", "--loop=1"])
@@ -268,7 +268,7 @@ class TestPython:
         (app / "models/model.bin").write_bytes(b"nothing")
         receipt = verify_app(app)
         assert (receipt.passed, receipt.test) == (False, None)
-        assert "model.bin: is not the file that was written" in receipt.why
+        assert "model.bin: was damaged or changed" in receipt.why
 
     @pytest.mark.parametrize("line", ["nothing", "score", "points 1 2 3"])
     def test_a_classifiers_example_without_findings_is_damaged(self, line: str, app: Path) -> None:
@@ -283,7 +283,7 @@ class TestPython:
     def test_a_changed_program_does_not_pass(self, app: Path) -> None:
         with (app / "parts/task.py").open("a") as file:
             file.write("\n")
-        assert verify_app(app).why == "parts/task.py is not as ncnnkit wrote it"
+        assert verify_app(app).why == "parts/task.py was changed since ncnnkit wrote it"
 
     def test_compiled_bytecode_does_not_count(self, app: Path) -> None:
         with pytest.raises(RecipeError, match="--infer is for an app in C"):
@@ -319,4 +319,4 @@ def test_no_compiler_and_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_unknown_option(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, ["verify", str(tmp_path), "--", "/etc/passwd"])
     assert done.exit_code == RecipeError.exit_code
-    assert "is no option of infer" in done.output
+    assert "is not an option of infer" in done.output
