@@ -1,4 +1,4 @@
-"""Writes the files of an app."""
+"""Writes the files of an app: renders templates, which quote values for each language."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None:
-    """Copy a project's files, without those of parts that are not wanted.
+    """Copy a project's files, without those of parts that the app does not have.
 
-    Those that end in ``.jinja`` are rendered with ``values`` and lose that ending.
+    Files that end in ``.jinja`` are rendered with ``values``, and written without that suffix.
     """
     environment = templates(source)
     for path in files_in(source):
@@ -39,11 +39,11 @@ def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None
         else:
             shutil.copyfile(path, to)
         if to.suffix in (".sh", ".py"):
-            to.chmod(0o755)  # a wheel does not keep it
+            to.chmod(0o755)  # a wheel does not keep the mode of its files
 
 
 def templates(source: Path) -> Environment:
-    """The templates below a folder."""
+    """The Jinja2 environment for the templates in a folder."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -57,5 +57,5 @@ def templates(source: Path) -> Environment:
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """The files below a folder, in order."""
+    """All files in a folder and its subfolders, in order."""
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)

@@ -7,12 +7,13 @@ options that several commands take, ``values`` turns their texts into values, ``
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from ..errors import BUG, OK
+from ..errors import BUG, OK, printable
 from .commands import COMMANDS, LazyGroup, guarded, handled
 from .interrupts import interruptible
 from .streams import prepare_streams
@@ -58,6 +59,8 @@ def options(
 def main() -> None:
     """The entry point of the ``ncnnkit`` command."""
     prepare_streams()
+    written = warnings.formatwarning
+    warnings.formatwarning = lambda *args, **more: printable(written(*args, **more))
     with interruptible():
         sys.exit(_ended(app, prog_name="ncnnkit") or _ended(sys.stdout.flush))
 

@@ -7,15 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ..errors import NcnnkitError
+from ..printing import PlainConsole
 
 # A file or a pipe gets the whole table, independent of the width that Rich assumes.
-# Nothing in a text is markup: a name of a stranger's model may look like one.
-out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, emoji=False, markup=False)
-err = Console(stderr=True, emoji=False, markup=False)
+out = PlainConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+err = PlainConsole(stderr=True)
 
 
 def print_json(value: Any) -> None:
@@ -42,7 +41,7 @@ def print_error(error: NcnnkitError) -> None:
 
 
 def say_how(*models: Any) -> None:
-    """Print how models without a card were run, and why. This comes after the work, so that an error stays one line."""
+    """Print how models without a card were run, and why. It is printed after the work, so that errors stay one line."""
     for model in models:
         if model is not None and model.derived:
             say(f"{model.name}: {model.how}")

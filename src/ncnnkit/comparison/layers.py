@@ -1,4 +1,4 @@
-"""The error of each layer: where in the network two versions begin to differ."""
+"""The error of each layer. It shows where in the network two versions begin to differ."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..device.session import Session
 from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS, has_int8, is_int8
-from ..progress import Progress, silent
+from ..progress import Progress, StepProgress, of_step, silent, silent_steps
 from ..record.variant import Accuracy, LayerError
 from ..samples.stream import Samples
 from . import accuracy
@@ -26,8 +26,8 @@ from .noise import matched, sqnr_db
 Array = NDArray[Any]
 
 SURE = 0.9  # least squared correlation of two versions of a channel
-OUTSTANDING = 10.0  # least ratio of a wrong layer's noise to that of its inputs; no correct layer was seen to reach it
-LAYER_IMAGES = 4  # enough for figures per layer, because each sums over whole blobs
+OUTSTANDING = 10.0  # least ratio of a wrong layer's noise to that of its inputs; no measured correct layer reached it
+LAYER_IMAGES = 4  # few are enough, because a figure of a layer sums over whole blobs
 MOST_BYTES = 1 << 28  # bytes of blobs that one run returns
 MOST_VALUES = 1 << 20  # values of a blob that are compared; 16 channels of a full-HD image have 33 million
 
@@ -40,7 +40,7 @@ def layer_errors(
     Args:
         exact: the reference.
         coarse: the other network. Layers are matched by name, type and output.
-        samples: a few are enough, because a figure sums over whole blobs.
+        samples: a few samples are enough, because a figure sums over whole blobs.
         int8_only: compare the outputs of int8 layers only; otherwise of all layers that both networks have.
 
     Returns:
@@ -61,7 +61,7 @@ def errors_by_variant(
     Args:
         exact, samples: as for :func:`layer_errors`.
         variants: name -> the version.
-        progress: called with the versions done and their number.
+        progress: called with (versions done, number of versions).
     """
     found: dict[str, list[LayerError]] = {}
     if not variants:
@@ -76,12 +76,12 @@ def errors_by_variant(
 
 
 def _layer_errors(
-    one: Session, exact: Artifact, coarse: Artifact, samples: Samples, *, int8_only: bool
+    one: Session, exact: Artifact, coarse: Artifact, samples: Samples, *, int8_only: bool, progress: Progress = silent
 ) -> list[LayerError]:
     layers = [layer for layer in _in_both(exact.graph, coarse.graph) if is_int8(layer) or not int8_only]
     return [
         LayerError(name=layer.name, type=layer.type, sqnr_db=None if found is None else sqnr_db(found))
-        for layer, found in zip(layers, _noise_over_signal(one, coarse, layers, samples))
+        for layer, found in zip(layers, _noise_over_signal(one, coarse, layers, samples, progress))
     ]
 
 
@@ -103,7 +103,7 @@ def first_wrong_layer(
     Args:
         exact: the reference, run in fp32 on this machine's CPU.
         coarse: the network at the judged precision.
-        samples: a few are enough.
+        samples: a few samples are enough.
         backend, threads, device: how and where it was run; see :class:`Session`.
 
     Returns:
@@ -142,12 +142,17 @@ def _in_both(exact: Graph, coarse: Graph) -> list[Layer]:
 
 
 def _noise_over_signal(
-    one: Session, coarse: Artifact, layers: Sequence[Layer], samples: Samples, **settings: Any
+    one: Session,
+    coarse: Artifact,
+    layers: Sequence[Layer],
+    samples: Samples,
+    progress: Progress = silent,
+    **settings: Any,
 ) -> list[float | None]:
     """Noise over signal of the first output of each layer, over all samples.
 
-    It is infinite if the output contains NaN or infinity; None if there is finite noise but no signal. If a layer
-    detects another number of objects, its whole output is noise.
+    It is infinite if the output contains NaN or infinity, and None if there is noise but no signal. If a layer detects
+    another number of objects, its whole output is noise.
     """
     names = [layer.outputs[0] for layer in layers]
     if not names:
@@ -156,8 +161,11 @@ def _noise_over_signal(
     noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
     number = {name: i for i, name in enumerate(names)}
     with Session(coarse, keep_blobs=True, **settings) as other:
-        runs = ((sample, part) for sample in samples for part in _parts(coarse.graph, names, sample))
-        for inputs, part in runs:
+        runs = (
+            (done, sample, part) for done, sample in enumerate(samples) for part in _parts(coarse.graph, names, sample)
+        )
+        for done, inputs, part in runs:
+            progress(done, len(samples))
             for blob, ours, theirs in zip(part, one.blobs(*inputs, names=part), other.blobs(*inputs, names=part)):
                 i = number[blob]
                 if not np.isfinite(theirs).all():
@@ -194,7 +202,7 @@ def _thinned(blob: Array) -> Array:
     step = math.ceil(blob.size / MOST_VALUES)
     if step <= 1 or blob.ndim < 2:
         return blob
-    while math.gcd(step, blob.shape[-1]) > 1:  # otherwise it would visit some columns only
+    while math.gcd(step, blob.shape[-1]) > 1:  # otherwise it would only visit some columns
         step += 1
     return blob.reshape(len(blob), -1)[:, ::step]
 
@@ -202,9 +210,9 @@ def _thinned(blob: Array) -> Array:
 def _moved_back(values: Array, ours: Array) -> Array:
     """Undo the changes of ``quantization.equalize`` and ``quantization.zeropoint`` in a blob of a quantised network.
 
-    They divide a channel by a power of two, negate a blob, and subtract a constant from it. All three are estimated
-    from the blobs. An error of the mean of a whole blob cannot be distinguished from such a constant, and does not
-    count.
+    These methods divide a channel by a power of two, negate a blob, and subtract a constant from it. All three changes
+    are estimated from the blobs. An error of the mean of a whole blob cannot be distinguished from such a constant, so
+    it is not counted.
     """
     shape = (len(ours), -1) if ours.ndim > 1 else (1, -1)  # a channel of a vector has only one value
     rows, theirs = ours.reshape(shape).astype(np.float64), values.reshape(shape).astype(np.float64)
@@ -237,9 +245,16 @@ class Comparison:
 
 
 def compare_models(
-    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, progress: Progress
+    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, progress: StepProgress = silent_steps
 ) -> Comparison:
     """The errors of the second model's outputs against the first's, and of each layer if requested.
+
+    Args:
+        first: the reference.
+        second: the other model.
+        samples: all of them compare the outputs, the first :data:`LAYER_IMAGES` the layers.
+        layers: whether to compare layers.
+        progress: called with the name of a step, the samples done and their number.
 
     Raises:
         ModelError: the models differ in the number or the shapes of their outputs. The numbers of detections may
@@ -258,7 +273,11 @@ def compare_models(
                     raise ModelError(
                         f"output {name!r} has shape {here.shape} in one model and {there.shape} in the other"
                     )
-            progress(done, len(samples))
+            progress("compare outputs", done, len(samples))
         found = errors.result(one.outputs)
+    if not layers:
+        return Comparison(found, [])
     few = samples.subset(range(min(LAYER_IMAGES, len(samples))))
-    return Comparison(found, layer_errors(first, second, few, int8_only=False) if layers else [])
+    with Session(first, keep_blobs=True) as one:
+        of_layers = of_step(progress, "compare layers")
+        return Comparison(found, _layer_errors(one, first, second, few, int8_only=False, progress=of_layers))

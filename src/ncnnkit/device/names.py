@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import RecipeError, reading
 from ..model.ncnnfile import atomic_write
 from ..older import tomllib
+from ..onboard.userfiles import read_text
 from .transport import TRANSPORTS, parse_ssh
 
 
@@ -21,11 +22,11 @@ def load_names() -> dict[str, str]:
     path = names_file()
     with reading(path, RecipeError, ValueError):
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(read_text(path))
         except FileNotFoundError:
             return {}
     if not all(isinstance(address, str) for address in table.values()):
-        raise RecipeError('must hold lines of name = "address"', where=str(path))
+        raise RecipeError('must contain lines of name = "address"', where=str(path))
     return table
 
 
@@ -54,6 +55,7 @@ def remove_name(name: str) -> None:
 
 
 def is_address(text: str) -> bool:
+    """Whether a text has the form of an address, not of a name."""
     return text == "local" or text.partition("://")[0] in TRANSPORTS
 
 

@@ -1,4 +1,4 @@
-"""Chooses the samples with which the programs of a run are tested."""
+"""Chooses the samples that test the programs of a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..comparison.noise import Noise, sqnr_db
 from ..comparison.outputs import Outputs
+from ..onboard.userfiles import read_bytes
 from ..record.examples import FILE_BYTES, MOST, OUTPUT_BYTES, Example, Examples, array_file, checked, near
 from ..samples.images import ImageSet
 from ..samples.items import ArrayFile, Group, Item, Picture, Row
@@ -17,8 +18,8 @@ def choose_examples(evaluation: ImageSet, reference: Outputs, measured: Mapping[
     """Samples that are small enough, spread evenly over the set.
 
     Args:
-        evaluation: the samples. Of an image with tiles, the first tile is used: a program runs all, and compares this
-            one.
+        evaluation: the samples. For an image with tiles, the first tile is used. A program runs all tiles, and compares
+            this one.
         reference: the original's outputs for them.
         measured: variant -> its outputs. A slow variant may have run only the first samples.
     """
@@ -51,14 +52,14 @@ def files_of(item: Item) -> tuple[tuple[str, bytes], ...]:
         return tuple(file for part in item.parts for file in files_of(part))
     if isinstance(item, Picture):
         path = Path(item.path)
-        return ((ending_of(path), path.read_bytes()),)
+        return ((ending_of(path), read_bytes(path)),)
     # A program normalises an array itself.
     raw = replace(item, preprocess=None) if isinstance(item, (ArrayFile, Row)) else item
     return tuple(map(array_file, raw.load()))
 
 
 def ending_of(path: Path) -> str:
-    """The extension of an image file; ``.img`` if it has no usual one."""
+    """The extension of an image file; ``.img`` if it is not a usual one."""
     ending = path.suffix.lower()
     return ending if ending[1:].isalnum() and ending.isascii() else ".img"
 

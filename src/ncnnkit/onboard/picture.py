@@ -1,4 +1,4 @@
-"""From the pixels of an image to a network's input: the placement of the image, resizing as OpenCV does, the values.
+"""Converts the pixels of an image to a network's input: placement, resizing as in OpenCV, and normalisation.
 
 The host prepares images with these functions. The app in Python contains the code of this file (``standalone`` in
 ``app/bundling.py``). ``placing.cpp``, ``resize.cpp`` and ``preprocess.cpp`` of the app in C++ do the same.
@@ -83,9 +83,9 @@ class Fit:
             if not (is_pixels(value) or (value is None and name != "multiple")):
                 return "%s must be a whole number of pixels, not %r" % (name, value)
         if self.way == "letterbox" and self.size and any(side % self.multiple for side in self.size):
-            return "size %dx%d is no multiple of %d" % (*self.size, self.multiple)
+            return "size %dx%d is not a multiple of %d" % (*self.size, self.multiple)
         if self.way == "multiple" and self.size:
-            return "the size of the way multiple is that of the image"
+            return "the way multiple uses the size of the image, so it takes no size"
         return ""
 
 
@@ -304,8 +304,7 @@ def resize_as_opencv(pixels: Array, height: int, width: int) -> Array:
 
 
 def _neighbours(before: int, after: int) -> Tuple[Array, Array, Array]:
-    """For each new pixel: (index of the pixel before it, its weight, the weight of the next pixel). An index can be
-    -1."""
+    """For each new pixel: (index of the pixel before it, or -1; its weight; the weight of the next pixel)."""
     place = ((np.arange(after) + 0.5) * (1.0 / (after / before)) - 0.5).astype(np.float32)
     first = np.floor(place)
     part = place - first
@@ -322,19 +321,30 @@ _WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)  # the white of floats from 0 to 1,
 
 
 def eight_bits(values: Array, mode: str) -> Array:
-    """Grey values of more than 8 bits as uint8, rounded. (Pillow's convert() clips 16 bits at 255, which gives white.)
+    """Grey values of more than 8 bits as uint8, rounded. (Pillow's convert() clips 16-bit values at 255, so to white.)
 
     Args:
         values: the values of the pixels.
         mode: one of :data:`DEEP`. A file of 32 bits (``I``, ``F``) does not say which value is white. It is the first
             of the usual values that is at least half of the largest pixel.
     """
-    values = np.nan_to_num(np.asarray(values).astype(np.float64))
-    if mode in ("I", "F"):
-        usual = _WHITES if mode == "F" else _WHITES[1:]
-        white = next((white for white in usual if values.max(initial=0.0) <= 2 * white), _WHITES[-1])
-        return np.clip(values * (255.0 / white) + 0.5, 0, 255).astype(np.uint8)
-    return np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8)
+    values = np.asarray(values)
+    bands = np.array_split(values, max(1, values.size // _BAND))  # float64 takes memory
+    found = np.empty(values.shape, np.uint8)
+    white = _white(bands, mode) if mode in ("I", "F") else 0.0
+    for band, made in zip(bands, np.array_split(found, len(bands))):
+        exact = np.nan_to_num(band.astype(np.float64))
+        made[:] = np.clip((exact * (255.0 / white) if white else exact / 257.0) + 0.5, 0, 255).astype(np.uint8)
+    return found
+
+
+_BAND = 1 << 20  # pixels that are computed at once
+
+
+def _white(bands: List[Array], mode: str) -> float:
+    most = max(np.nan_to_num(band.astype(np.float64)).max(initial=0.0) for band in bands)
+    usual = _WHITES if mode == "F" else _WHITES[1:]
+    return next((white for white in usual if most <= 2 * white), _WHITES[-1])
 
 
 # ----------------------------------------------------------------------------------------------------------- values

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SHOWN = ("latency", "size", "memory", "sqnr")
-"""The measures in every table, followed by those of the task. JSON has all measures."""
+"""The measures in every table. The measures of the task follow. JSON has all measures."""
 _NEVER = ("p90", "load", "cosine", "mse", "max_error")
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError, reading
 from ..onboard.picture import Placement
+from ..onboard.userfiles import COCO
 from .classes import class_index
 from .finding import files_of, text_lines
 from .outlines import Outline, polygon
@@ -62,13 +63,13 @@ class LabelledBoxes:
             shape: (height, width) of a grid that covers the network's input.
 
         Raises:
-            ImageError: an object has no outline, or see :meth:`Outline.mask`.
+            ImageError: an object has no outline, or :meth:`Outline.mask` fails.
         """
         found = np.zeros((len(self.labels), *shape), bool)
         for mask, outline in zip(found, self.outlines):
             if outline is None:
-                hint = "label the outlines of all objects; or --task detection, which compares the boxes"
-                raise ImageError("a labelled object has a box and no outline", hint=hint)
+                hint = "label the outlines of all objects, or use --task detection, which compares the boxes"
+                raise ImageError("a labelled object has a box but no outline", hint=hint)
             mask[:] = outline.mask(self.placement, shape)
         return found
 
@@ -86,7 +87,7 @@ def read_boxes(
         names: the names of the images, as ``ImageSet.names``.
         placements: the position of each image in the network's input.
         classes: class names, in which COCO's categories and VOC's names are looked up. Without them, COCO's categories
-                are numbered in the order of their ids, and VOC's files cannot be read.
+            are numbered in the order of their ids, and VOC's files cannot be read.
         posed: whether keypoints follow the box in a line of YOLO's format. Otherwise further numbers are a segment.
 
     Raises:
@@ -95,11 +96,11 @@ def read_boxes(
     path = Path(path)
     placed = [each for each in placements if each is not None]
     if len(placed) < len(names):
-        raise ImageError("labelled boxes need images, and some samples are arrays", where=str(path))
+        raise ImageError("labelled boxes need images, but some samples are arrays", where=str(path))
     known = {name.casefold(): index for index, name in enumerate(classes or ())}
     found = _coco(path, names, known) if path.suffix.lower() == ".json" else _folder(path, names, placed, known, posed)
     if not any(found):
-        raise ImageError("labels no box of these images", where=str(path), hint=f"the first image is {names[0]}")
+        raise ImageError("has no box for any of these images", where=str(path), hint=f"the first image is {names[0]}")
     if not all(math.isfinite(side) for rows in found for each in rows for side in each.box):
         raise ImageError("a box has a corner that is not a number", where=str(path))
     most = max(each.label for rows in found for each in rows)
@@ -116,10 +117,10 @@ def _in_input(rows: Found, placement: Placement) -> LabelledBoxes:
 
 
 def _coco(path: Path, names: Sequence[str], known: Mapping[str, int]) -> list[Found]:
-    """https://cocodataset.org/#format-data"""
+    """Read COCO's format: https://cocodataset.org/#format-data."""
     faults = (ValueError, LookupError, TypeError, AttributeError)
-    with reading(path, ImageError, *faults, what="is no file of COCO's format"):
-        content = json.loads("\n".join(text_lines(path)))
+    with reading(path, ImageError, *faults, what="is not in COCO's format"):
+        content = json.loads("\n".join(text_lines(path, COCO)))
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
         numbers = sorted(content["categories"], key=lambda category: category["id"])
         labels = {c["id"]: known.get(str(c["name"]).casefold(), -1) if known else i for i, c in enumerate(numbers)}
@@ -146,8 +147,10 @@ def _folder(
 
 
 def _yolo(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bool) -> Found:
-    """Lines ``class x y width height``, the box's centre and size in parts of the image, or ``class x1 y1 x2 y2 …``, a
-    segment of three or more points. With ``posed``, keypoints follow the box, and are not read.
+    """Read a file of YOLO's format.
+
+    A line is ``class x y width height``, with the box's centre and size as fractions of the image, or ``class x1 y1 x2
+    y2 …``, a segment of three or more points. With ``posed``, keypoints follow the box; they are not read.
 
     Source: Ultralytics' documentation of data sets.
     """
@@ -177,9 +180,9 @@ def _yolo(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bo
 
 
 def _voc(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bool) -> Found:
-    """``object`` elements with a ``name`` and a ``bndbox``. Pixels are counted from 1."""
+    """Read a file of Pascal VOC's format: ``object`` elements with ``name`` and ``bndbox``, pixels counted from 1."""
     rows: Found = []
-    with reading(file, ImageError, ElementTree.ParseError, ValueError, what="is no file of Pascal VOC's format"):
+    with reading(file, ImageError, ElementTree.ParseError, ValueError, what="is not in Pascal VOC's format"):
         for each in ElementTree.fromstring("\n".join(text_lines(file))).iter("object"):
             name = each.findtext("name") or ""
             left, top, right, bottom = (float(each.findtext(f"bndbox/{e}") or "") for e in _SIDES)

@@ -1,4 +1,4 @@
-"""The samples of a set. An item knows its source, and is read when it is needed."""
+"""The samples of a set. An item stores where its data is, and is read when it is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from ..errors import ImageError
 from ..older import Self, file_digest
 from ..onboard.picture import Placement
 from ..onboard.rows import Rows
+from ..onboard.userfiles import open_regular, opened_image, read_npz
 from .axes import ImageAxes, image_axes
+from .pictures import opened_picture
 from .preprocess import Preprocess
 from .sounds import window_of
 from .stream import Sample
@@ -160,7 +162,7 @@ class Picture:
 
     Attributes:
         file: its name within ``folder``.
-        tile: which of the tiles that ``preprocess`` cuts the image into; None if it does not.
+        tile: the index of the tile, if ``preprocess`` cuts the image into tiles; otherwise None.
     """
 
     file: str
@@ -179,16 +181,12 @@ class Picture:
         return os.path.join(self.folder, self.file)
 
     def load(self) -> Sample:
-        from PIL import Image
-
-        with Image.open(self.path) as image:
+        with opened_picture(self.path) as image:
             return (self.preprocess.apply(image, self.tile or 0),)
 
     def placement(self) -> Placement:
         """The position of the image in the sample."""
-        from PIL import Image
-
-        with Image.open(self.path) as image:
+        with opened_image(self.path) as image:
             return self.preprocess.places(image.height, image.width)[self.tile or 0]
 
     def prepared(self, preprocess: Preprocess) -> Picture:
@@ -198,14 +196,12 @@ class Picture:
         return _short(hashlib.sha256(b"%d " % (self.tile or 0) + _file_digest(self.path, whole)))
 
     def damage(self) -> str | None:
-        from PIL import Image
-
         try:
-            with Image.open(self.path) as image:
+            with opened_picture(self.path) as image:
                 # JPEG decodes to an eighth of its size several times faster, and this also detects truncated files.
                 image.draft(None, (1, 1))
                 image.load()
-        except Exception as error:  # whatever a decoder trips over in a damaged file: it is skipped and counted
+        except Exception as error:  # decoders raise any exception for damaged files; the file is skipped and counted
             return reason(error)
         return None
 
@@ -259,7 +255,7 @@ class Row(_NoImage):
         source: the name of the file, or of the argument with the arrays.
         arrays: (N, …) for each network input, in memory or in files.
         index: the index of the row.
-        preprocess: says whether values are normalised; None: they are not.
+        preprocess: tells whether values are normalised; None if they are not.
     """
 
     source: str
@@ -357,7 +353,7 @@ class Group:
 
 
 def _file_digest(path: str, whole: bool) -> bytes:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         if whole:
             return _short(file_digest(file))
         return _short(hashlib.sha256(b"%d " % os.fstat(file.fileno()).st_size + file.read(_HEAD)))
@@ -379,12 +375,9 @@ def open_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]
     """The arrays of a .npy or .npz, one per network input."""
     try:
         # Memory-mapped, so that a .npy larger than memory is read sample by sample (a .npz is read whole). No pickles.
-        data = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(data, np.ndarray):
-            arrays = {inputs[0].name: data}
-        else:
-            with data:
-                arrays = {key: data[key] for key in data.files}
+        with open_regular(path) as file:
+            npz = file.read(2) == b"PK"
+        arrays = read_npz(path) if npz else {inputs[0].name: np.load(path, mmap_mode="r", allow_pickle=False)}
     except Exception as error:  # zipfile, struct and numpy raise different exceptions for damaged files
         raise ImageError(f"cannot be read as arrays: {reason(error)}", where=str(path)) from None
     if len(inputs) == len(arrays) == 1:
@@ -416,7 +409,7 @@ def array_sample(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]
 
 
 def _as_fed(arrays: Sequence[NDArray[Any]], preprocess: Preprocess | None) -> Sample:
-    """A sample's arrays in the form that the network gets."""
+    """A sample's arrays in the form that the network reads."""
     with np.errstate(over="ignore"):  # overflow gives infinity, which is refused when the sample is read
         if preprocess is not None and len(arrays) == 1:
             return (preprocess.apply_to_array(arrays[0]),)

@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..onboard.userfiles import check_regular
+
 SUFFIX = ".wav"
+_FORMATS = ("WAV", "WAVEX", "RF64", "W64")
+"""libsndfile's names of the formats of ``.wav`` files."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def read_recording(path: str) -> Recording:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not such a file.
+        ValueError: it is not such a file, or it is damaged.
     """
     with _opened(path) as file:
         return Recording(file.samplerate, file.frames, file.channels)
@@ -45,13 +49,16 @@ def _opened(path: str) -> Iterator[Any]:
     """The file as a ``soundfile.SoundFile``. Raises as :func:`read_recording` does."""
     import soundfile
 
+    check_regular(path)
     with open(path, "rb"):  # gives the usual error if the file cannot be opened
         pass
     try:
         with soundfile.SoundFile(path) as file:
+            if file.format not in _FORMATS:  # a few bytes of another format may say that it has billions of samples
+                raise ValueError(f"is no .wav file, but {file.format_info}")
             yield file
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"is no .wav file that can be read: {error.error_string}") from None
+        raise ValueError(f"is not a readable .wav file: {error.error_string}") from None
 
 
 def takes_sound(shape: Sequence[int]) -> bool:
@@ -65,8 +72,7 @@ def takes_sound(shape: Sequence[int]) -> bool:
 
 
 def windows(samples: int, length: int) -> int:
-    """The number of windows of a recording. An incomplete window at the end is ignored; a short recording is one
-    window."""
+    """The number of windows of a recording, without an incomplete one at the end; 1 for a short recording."""
     return max(1, samples // length)
 
 

@@ -1,26 +1,35 @@
-"""Models in files: ONNX, TorchScript and ncnn's own."""
+"""Opens models in files: ONNX, TorchScript and ncnn."""
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..artifact import Artifact, card_of
-from ..errors import ModelError, reading
+from ..errors import ConvertError, ModelError, reading
 from ..formatting import shape_option
 from ..model.precision import PRECISIONS
+from ..onboard.process import limit_self
+from ..onboard.scratch import Scratch
+from ..onboard.userfiles import open_regular, read_text
 from ..samples.items import InputSpec
+from .forked import run_forked
 from .model import Array, Dims, ModelSource, Original, file_safe, listed, read_metadata, say, settle_inputs
+from .onnx_data import check_model
 from .sessions import run_session
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
+from .weights import require_stored
 
-# torch's names for what a tensor is stored in -> numpy's for its type.
+# torch's name of a storage class -> numpy's name of the type.
 _DTYPES = {
     "FloatStorage": "float32", "HalfStorage": "float16", "DoubleStorage": "float64", "LongStorage": "int64",
     "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8",
@@ -29,6 +38,7 @@ _DTYPES = {
 
 
 def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
+    try_onnx(path)
     session = onnx_session(path)
     given = session.get_inputs()
     names, outputs = [i.name for i in given], tuple(o.name for o in session.get_outputs())
@@ -37,7 +47,7 @@ def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
         if not (found.shape or shapes or dtype.startswith("float")):
             hint = f"give it: --fix {found.name}=NUMBER, in Python fix={{{found.name!r}: number}}"
             raise ModelError(f"input {found.name!r} is one whole number", where=reference, hint=hint)
-    # ONNX Runtime gives no dimensions also where not even the rank is known.
+    # ONNX Runtime also gives an empty shape if the rank is unknown.
     inputs = settle_inputs(reference, names, [tuple(i.shape) or None for i in given], dtypes, shapes)
     metadata = session.get_modelmeta().custom_metadata_map
     preprocess, origin, labels = read_metadata(reference, metadata, inputs)
@@ -49,8 +59,36 @@ def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
     )  # fmt: skip
 
 
+TRIED_SECONDS, TRIED_SECONDS_PER_MB = 60.0, 1.0
+"""ONNX Runtime may take so long to load a model, and so much longer for each MB."""
+
+
+def try_onnx(path: Path) -> None:
+    """Load a stranger's ONNX model in a child process, which may not write files, so that a crash there is an error.
+
+    Raises:
+        ModelError: ONNX Runtime or ONNX crashes, hangs, takes more memory than there is, or refuses the model.
+    """
+    import onnx
+    import onnxruntime  # noqa: F401  # before the fork: once for both processes
+
+    check_model(path)
+
+    def load() -> None:
+        onnx_session(path)
+        with suppress(Exception):  # only a crash is told: a conversion says what else is wrong
+            onnx.shape_inference.infer_shapes(onnx.load(str(path), load_external_data=False))
+
+    limit = TRIED_SECONDS + TRIED_SECONDS_PER_MB * path.stat().st_size / 1e6
+    try:
+        with Scratch() as folder:
+            run_forked(load, Path(folder), limit=limit, what="ONNX Runtime", limits=partial(limit_self, file_bytes=0))
+    except ConvertError as error:
+        raise ModelError(error.what, where=str(path), hint=error.hint) from None
+
+
 def onnx_run(session: Any) -> Original:
-    """A session of ONNX Runtime as an original."""
+    """A function that runs a session of ONNX Runtime on one sample."""
     names = [given.name for given in session.get_inputs()]
 
     def run(sample: list[Array]) -> list[Any]:
@@ -65,28 +103,32 @@ def onnx_session(path: Path, outputs: Sequence[str] = (), *, optimised: bool = T
     Args:
         path: the model.
         outputs: names of values that become its outputs; by default its own.
-        optimised: whether ONNX Runtime may fuse operators. Its fused int8 kernels may compute something else than a
-            quantised model says: on a CPU without VNNI, EfficientNet-Lite0 was 7 dB from what it computes unfused.
+        optimised: whether ONNX Runtime may fuse operators. Its fused int8 kernels may differ from the operators of a
+            quantised model: on a CPU without VNNI, the SQNR of EfficientNet-Lite0 against the unfused model was 7 dB.
+
+    Returns:
+        An ``onnxruntime.InferenceSession``.
 
     Raises:
-        ModelError: ONNX Runtime cannot load it, or has no value of such a name.
+        ModelError: ONNX Runtime cannot load it, or the model has no value of such a name.
     """
     import onnxruntime
 
+    check_model(path)
     options = onnxruntime.SessionOptions()
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 2
-    options.log_severity_level = 4  # 3 prints every error to stderr beside raising it
+    options.log_severity_level = 4  # with 3, every error is also printed to stderr
     try:
         model = _ending_at(path, outputs) if outputs else str(path)
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # a family of its own, derived from Exception
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         raise ModelError(f"ONNX Runtime cannot load it: {say(error)}", where=str(path)) from None
 
 
 def _ending_at(path: Path, outputs: Sequence[str]) -> bytes:
-    """A model with other outputs."""
+    """The bytes of a model with these outputs instead of its own."""
     import onnx
 
     model = onnx.load(str(path))
@@ -108,7 +150,7 @@ def _onnx_dtype(reference: str, name: str, kind: str) -> str:
 def _open_torchscript(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
     metadata, traced = _read_archive(reference, path)
     module = _load_torchscript(path)
-    # The inputs have no names that can be read without torch: pnnx's own are used.
+    # Without torch, the names of the inputs cannot be read. pnnx's names are used.
     if traced:
         dims: list[Dims | None] = [shape for shape, _ in traced]
         dtypes = [dtype for _, dtype in traced]
@@ -139,12 +181,12 @@ def _open_torchscript(reference: str, path: Path, shapes: Sequence[tuple[int, ..
 
 
 def _module_outputs(reference: str, module: Any, inputs: Sequence[InputSpec]) -> tuple[str, ...]:
-    """Names of the outputs; none without torch: their number is unknown until pnnx has read the file."""
+    """Names of the outputs. Empty without torch: their number is unknown until pnnx reads the file."""
     if module is None:
         return ()
     try:
         return tuple(named_outputs(module, example_inputs(inputs)))
-    except Exception as error:  # whatever is in the file: its own exceptions
+    except Exception as error:  # the code in the file may raise anything
         shown = " and ".join(listed(spec.shape) for spec in inputs)
         raise ModelError(
             f"does not run with input {shown}: {say(error)}",
@@ -154,7 +196,7 @@ def _module_outputs(reference: str, module: Any, inputs: Sequence[InputSpec]) ->
 
 
 def _load_torchscript(path: Path) -> Any:
-    """The module; None where torch is not installed."""
+    """The module; None if torch is not installed."""
     try:
         import torch
     except ImportError:
@@ -167,12 +209,20 @@ def _load_torchscript(path: Path) -> Any:
 
 
 def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tuple[Dims, str]] | None]:
-    """A TorchScript archive's extra files, and the shapes and types it was traced with, where it was; without torch."""
+    """(texts of the extra files of a TorchScript archive, shapes and types of a traced module's inputs or None).
+
+    The archive is read without torch.
+    """
     metadata: dict[str, str] = {}
     traced = None
     faults = (zipfile.BadZipFile, EOFError, LookupError, RuntimeError, ValueError, zlib.error, NotImplementedError)
     what, hint = "is not a TorchScript file, or is damaged", "save it with torch.jit.trace(...).save(...)"
-    with reading(reference, ModelError, *faults, what=what, hint=hint), zipfile.ZipFile(path) as archive:
+    with (
+        reading(reference, ModelError, *faults, what=what, hint=hint),
+        open_regular(path) as opened,
+        zipfile.ZipFile(opened) as archive,
+    ):
+        require_stored(archive, path)
         names = {name.partition("/")[2]: name for name in archive.namelist()}
         if "constants.pkl" not in names:
             raise ModelError(
@@ -186,19 +236,21 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
             if name.startswith("extra/"):
                 metadata[name.removeprefix("extra/")] = archive.read(names[name]).decode("utf-8", "replace")
         if "traced_inputs.pkl" in names:
-            with archive.open(names["traced_inputs.pkl"]) as file:
-                traced = _TracedInputs(file).shapes()
-    if "config.txt" in metadata:  # Ultralytics keeps its metadata there
+            traced = _TracedInputs(io.BytesIO(archive.read(names["traced_inputs.pkl"]))).shapes()
+    if "config.txt" in metadata:  # Ultralytics' metadata
         try:
             more = json.loads(metadata["config.txt"])
             metadata.update({str(k): v if isinstance(v, str) else repr(v) for k, v in more.items()})
         except (ValueError, AttributeError, RecursionError):
-            pass  # another program's file of that name
+            pass  # a file of that name by another program
     return metadata, traced
 
 
-class _TracedInputs(pickle.Unpickler):
-    """Reads the shapes out of ``traced_inputs.pkl``; every name in it stands for one of these, so nothing is run."""
+class _TracedInputs(pickle._Unpickler):
+    """Reads the shapes in ``traced_inputs.pkl``. Only the names in ``find_class`` are allowed, so no code is run.
+
+    The base class is pickle's Python version. The C version allocates as much memory as a damaged file declares.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
@@ -215,7 +267,7 @@ class _TracedInputs(pickle.Unpickler):
         return pid[1]  # ('storage', type, key, device, count)
 
     def shapes(self) -> list[tuple[Dims, str]] | None:
-        """(dimensions with batch axis, type) of each input; None where something other than tensors was traced."""
+        """(dimensions with batch axis, type) of each input; None if something other than tensors was traced."""
         try:
             return [(tuple(map(int, shape)), str(dtype)) for shape, dtype in self.load()["forward"]] or None
         except Exception:  # a damaged pickle raises almost any
@@ -223,7 +275,7 @@ class _TracedInputs(pickle.Unpickler):
 
 
 def _without_precision(stem: str) -> str:
-    """A file's name without the precision that ncnnkit puts at its end. Models made from it get one of their own."""
+    """A file's name without the suffix for its precision. Models made from it get a suffix of their own."""
     name, _, last = stem.rpartition("-")
     return name if name and last in PRECISIONS else stem
 
@@ -235,7 +287,7 @@ def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
     known = [tensor.shape for tensor in model.inputs]
     if exported and len(known) == 1 and not known[0]:
         known = [exported.shape]
-    # What the file says is a hint that ncnn does not read: the user may know better.
+    # ncnn ignores the shapes in the file, so the user's shapes take precedence.
     dims: list[Dims | None] = [(1, *shape) if shape and not shapes else None for shape in known]
     inputs = settle_inputs(reference, names, dims, ["float32"] * len(dims), shapes)
     try:
@@ -265,11 +317,13 @@ def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
 
 EXPORT = "metadata.yaml"
 """The file that Ultralytics' export to ncnn writes beside the model."""
+EXPORT_BYTES = 1 << 20
+"""Bytes of the largest such file: PyYAML is slow."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What Ultralytics' export says of a model.
+    """Metadata that Ultralytics' export writes.
 
     Attributes:
         name: of the network, from the folder ``NAME_ncnn_model``.
@@ -283,7 +337,7 @@ class Export:
 
 
 def read_export(path: Path) -> Export | None:
-    """A :data:`EXPORT` file; None if there is none, or it is another program's.
+    """Read a :data:`EXPORT` file. None if there is none, or if another program wrote it.
 
     Raises:
         ModelError: it is not YAML, or the model was exported for more than one image at a time.
@@ -293,14 +347,19 @@ def read_export(path: Path) -> Export | None:
     import yaml
 
     with reading(path, ModelError, yaml.YAMLError, ValueError, LookupError, TypeError):
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = read_text(path, EXPORT_BYTES)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise yaml.YAMLError("it refers to its own parts, which may be repeated without end")
+        found = yaml.safe_load(text)
     if not (isinstance(found, dict) and {"names", "task", "imgsz"} <= found.keys()):
         return None
+    if not _is_small(found):
+        raise ModelError("contains very many values", where=str(path), hint="export the model again")
     sides = found["imgsz"]
     height, width = sides if isinstance(sides, list) and len(sides) == 2 else (sides, sides)
     shape = (found.get("channels", 3), height, width)
     if not all(isinstance(side, int) and side > 0 for side in shape):
-        raise ModelError(f"imgsz {sides!r} is no size", where=str(path), hint="as imgsz: [640, 640]")
+        raise ModelError(f"imgsz {sides!r} is not a size", where=str(path), hint="such as imgsz: [640, 640]")
     if found.get("batch", 1) != 1:
         raise ModelError(
             f"the model was exported for {found['batch']} images at a time", where=str(path), hint="export with batch=1"
@@ -309,11 +368,28 @@ def read_export(path: Path) -> Export | None:
     return Export(path.absolute().parent.name.removesuffix("_ncnn_model"), shape, texts)
 
 
+def _is_small(value: Any) -> bool:
+    """Whether the text of a value has a usual length. A few hundred bytes of YAML may stand for gigabytes, because a
+    value may be part of itself or of others many times."""
+    rest, size = [value], 0
+    while rest and size < _MOST_CHARACTERS:
+        part = rest.pop()
+        size += 1 + (len(part) if isinstance(part, Sized) else 0)
+        if size < _MOST_CHARACTERS and isinstance(part, Mapping):
+            rest += [*part, *part.values()]
+        elif size < _MOST_CHARACTERS and isinstance(part, list | tuple | set):
+            rest += part
+    return size < _MOST_CHARACTERS
+
+
+_MOST_CHARACTERS = 1 << 20
+
+
 def model_in(folder: Path) -> Path:
-    """The ``.param`` of a folder that Ultralytics' export to ncnn wrote.
+    """The path of the ``.param`` in a folder that Ultralytics' export to ncnn wrote.
 
     Raises:
-        ModelError: it is another folder.
+        ModelError: it is not such a folder.
     """
     params = sorted(folder.glob("*.param"))
     if len(params) != 1 or not (folder / EXPORT).is_file():
