@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ..onboard.process import available_cores
 from ..progress import Progress
 from .items import InputSpec, Item, Picture, fit, image_input, reason, times
 from .preprocess import Preprocess
-from .stream import Sample, evenly
+from .stream import ArraySamples, Sample, columns, evenly
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -91,6 +91,12 @@ class ImageSet:
 
     def __iter__(self) -> Iterator[Sample]:
         return in_threads(self.__getitem__, range(len(self)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, they are the paths of their files, or their arrays if they are rows of arrays."""
+        if all(item.in_own_file for item in self.items):
+            return ImageSet, (self.inputs, self.items)
+        return ArraySamples, (columns(self),)
 
     def subset(self, indices: Sequence[int]) -> ImageSet:
         """The samples at these positions, in this order."""

@@ -119,6 +119,11 @@ class Item(Protocol):
         ...
 
     @property
+    def in_own_file(self) -> bool:
+        """Whether another process can read it, because it is in a file with a path."""
+        ...
+
+    @property
     def rate(self) -> int:
         """The sample rate of its recording, Hz; 0 if there is none."""
         ...
@@ -168,7 +173,11 @@ class Picture:
     preprocess: Preprocess
     tile: int | None = None
     picture: ClassVar[bool] = True
+    in_own_file: ClassVar[bool] = True
     rate: ClassVar[int] = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Picture, (self.file, os.path.abspath(self.folder), self.preprocess, self.tile)
 
     @property
     def name(self) -> str:
@@ -234,7 +243,11 @@ class ArrayFile(_NoImage):
     folder: str
     inputs: tuple[InputSpec, ...]
     preprocess: Preprocess | None
+    in_own_file: ClassVar[bool] = True
     rate: ClassVar[int] = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ArrayFile, (self.name, os.path.abspath(self.folder), self.inputs, self.preprocess)
 
     @property
     def file(self) -> str:
@@ -266,6 +279,7 @@ class Row(_NoImage):
     arrays: tuple[NDArray[Any] | Rows, ...]
     index: int
     preprocess: Preprocess | None
+    in_own_file: ClassVar[bool] = False
     rate: ClassVar[int] = 0
 
     @property
@@ -300,6 +314,10 @@ class Window(_NoImage):
     index: int
     shape: tuple[int, ...]
     rate: int
+    in_own_file: ClassVar[bool] = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Window, (self.file, os.path.abspath(self.folder), self.index, self.shape, self.rate)
 
     @property
     def name(self) -> str:
@@ -335,6 +353,10 @@ class Group:
     @property
     def picture(self) -> bool:
         return any(part.picture for part in self.parts)
+
+    @property
+    def in_own_file(self) -> bool:
+        return all(part.in_own_file for part in self.parts)
 
     @property
     def rate(self) -> int:

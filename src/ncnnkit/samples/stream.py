@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +50,7 @@ class ArraySamples:
         (8, (3, 32, 32))
     """
 
-    arrays: tuple[NDArray[Any] | Rows, ...]
+    arrays: tuple[NDArray[Any] | Rows | Sequence[NDArray[Any]], ...]
     chosen: Sequence[int] | None = None
 
     def __len__(self) -> int:
@@ -66,6 +67,27 @@ class ArraySamples:
         """The rows at these positions, in this order; nothing is copied."""
         rows = range(len(self)) if self.chosen is None else self.chosen
         return replace(self, chosen=tuple(rows[int(index)] for index in indices))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, they are their own rows only, so that a batch takes no more than it needs to another machine."""
+        return ArraySamples, (columns(self),)
+
+
+def columns(samples: Samples) -> tuple[Sequence[NDArray[Any]], ...]:
+    """A few samples as a sequence of arrays for each network input."""
+    return tuple(zip(*samples))
+
+
+def ahead(samples: Samples) -> Iterator[Sample]:
+    """All samples in order. A thread reads the next one while the caller uses one."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(samples.__getitem__, 0) if len(samples) else None
+        for following in range(1, len(samples) + 1):
+            assert coming is not None
+            sample = coming.result()
+            if following < len(samples):
+                coming = pool.submit(samples.__getitem__, following)
+            yield sample
 
 
 def evenly(total: int, most: int) -> list[int]:
