@@ -68,6 +68,11 @@ class Workers:
         """How many batches run at the same time."""
         return self._count
 
+    @property
+    def said(self) -> str:
+        """What they are, and where to watch them, for the user."""
+        return f"{self.name}, dashboard at {self.dashboard}" if self.dashboard else self.name
+
     def share(self, value: Any) -> Any:
         """An argument for :func:`map_batches` that stands for ``value`` and is sent once to each worker."""
         return value
@@ -167,6 +172,16 @@ def open_workers(scheduler: str = "", count: int | None = None) -> Iterator[Work
     check_scheduler(scheduler)
     with _Here(count or available_cores()) if not scheduler else _connected(scheduler, count) as workers:
         yield workers
+
+
+@contextmanager
+def given_or_here(workers: Workers | None, count: int | None = None) -> Iterator[Workers]:
+    """These workers, or processes on this machine that end with the block; see :func:`open_workers`."""
+    if workers is not None:
+        yield workers
+        return
+    with open_workers(count=count) as here:
+        yield here
 
 
 def as_workers(executor: Executor, count: int | None = None) -> Workers:

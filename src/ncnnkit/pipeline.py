@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .artifact import Tensor
+from .batches import Workers, open_workers
 from .codec import as_read
 from .comparison.accuracy import errors_of
 from .comparison.guessing import Purpose, find_task
@@ -103,6 +104,11 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
             sites = opened.enter_context(open_sites(recipe.on, recipe.target if recipe.target != AUTO else ""))
             for site in sites:
                 site.cluster(recipe.cluster)  # raises before any work if there is no such cluster
+        workers: Workers | None = None
+        if recipe.scheduler:
+            with stages("connect to the workers"):
+                workers = opened.enter_context(open_workers(recipe.scheduler, recipe.threads or None))
+                stages.note("connect to the workers", workers.said)
         with stages("open the model"):
             source = open_model(
                 given.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
@@ -166,7 +172,8 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
             with stages(stage):
                 quantized[target] = quantize_images(
                     graph, images, target=target, method=recipe.method, effort=effort,
-                    task=purpose.task, threads=recipe.threads or None, budget=budget, progress=stages.within(stage),
+                    task=purpose.task, workers=workers, threads=recipe.threads or None, budget=budget,
+                    progress=stages.within(stage),
                 )  # fmt: skip
         mixed: dict[Site, MixedPlan] = {}
         unplanned: dict[Site, str] = {}
@@ -177,7 +184,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
                     made = quantized[site.target]
                     try:
                         mixed[site] = find_plan(
-                            made, requirements, site.machine, device=site.device,
+                            made, requirements, site.machine, device=site.device, workers=workers,
                             threads=recipe.threads or site.machine.cores, budget=budget,
                             progress=stages.within(stage),
                         )  # fmt: skip
@@ -204,7 +211,8 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
             shown = stages.progress("measure")
             every = measure(
                 [*specs, *beside], inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds,
-                sustained=recipe.sustained, fix_clocks=recipe.fix_clocks, budget=budget, progress=shown,
+                sustained=recipe.sustained, fix_clocks=recipe.fix_clocks, budget=budget, workers=workers,
+                progress=shown,
             )  # fmt: skip
             results = every[: len(specs)]
         latencies: list[list[LatencyAt]] = [[] for _ in specs]
@@ -225,7 +233,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
             fed_shapes = [array.shape for array in inputs[0]]
             network = network_record(graph, fed_shapes, first.int8_layers() if first else {})
         with stages("compare the images"):
-            alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None
+            alike = first.likeness_of(inputs, recipe.threads or None, budget, workers) if first else None
         with stages("judge the outputs"):
             rows = [
                 variant_record(spec, r, reference, purpose.task, truth, layers.get(spec.name, ()), at, quantised)
@@ -331,6 +339,7 @@ def stages_to_come(recipe: Recipe) -> list[str]:
     made = set(recipe.precisions)
     return [
         "look at the devices" if recipe.on else "look at this machine",
+        *(["connect to the workers"] if recipe.scheduler else []),
         "open the model",
         "look at the images",
         "convert",

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from ..artifact import Artifact
 from ..batches import Workers, batch_size, batches_of, map_batches
 from ..device.crew import Net
-from ..errors import RuntimeFailure
+from ..errors import ModelError, RuntimeFailure
 from ..onboard.child import WorkerError
+from ..onboard.process import available_cores
 from ..progress import Progress, silent
 from ..samples.stream import Samples, ahead
 from ..tasks import Task
@@ -119,6 +120,49 @@ def errors_over(
     return found
 
 
+def differences_over(
+    first: Artifact, second: Artifact, samples: Samples, workers: Workers, *, progress: Progress = silent
+) -> tuple[Errors, list[str]]:
+    """The errors of the second model's outputs against the first's, and the names of the first's outputs.
+
+    Args:
+        workers: run the batches; each runs both models.
+        progress: called with (samples done, samples in all).
+
+    Raises:
+        ModelError: the models differ in the number or the shapes of their outputs.
+        RuntimeFailure: ncnn crashed, or refuses to run one of them.
+    """
+    threads = threads_each(len(samples), workers)
+    nets = [workers.share(Net(model, workers, threads=threads)) for model in (first, second)]
+    parts = list(batches_of(len(samples), batch_size(len(samples), workers)))
+    varies = first.graph.varies or second.graph.varies
+    for model in (first, second):
+        model.graph.check_input_shapes([array.shape for array in samples[0]])
+    batches = ((*nets, samples.subset(part), first.purpose, varies) for part in parts)
+    errors, names, finished = Errors(first.purpose), list[str](), 0
+
+    def done(number: int) -> None:
+        nonlocal finished
+        finished += len(parts[number])
+        progress(finished, len(samples))
+
+    try:
+        for found, names in map_batches(run_both, batches, workers, done):  # noqa: B007
+            errors.merge(found)
+    except WorkerError as error:
+        raise RuntimeFailure(error.sentence) from None
+    return errors, names
+
+
+def threads_each(inferences: int, workers: Workers, cores: int | None = None) -> int:
+    """The threads of each serving process: one, unless there are fewer inferences than cores of this machine.
+
+    It does not depend on the number of workers, because the last bits of outputs may depend on the threads.
+    """
+    return 1 if workers.remote else max(1, (cores or available_cores()) // max(inferences, 1))
+
+
 def infinite(reference: Sequence[Array], why: str, task: Task | None = None) -> Errors:
     """Infinite errors of a network that did not run.
 
@@ -152,6 +196,29 @@ def run_outputs(net: Net, samples: Samples, names: Sequence[str]) -> list[tuple[
     """The blobs of a network for each sample."""
     with net.process() as child:
         return [tuple(child.ask("run", sample, blobs=list(names))[1]) for sample in ahead(samples)]
+
+
+def run_both(
+    first: Net, second: Net, samples: Samples, task: Task | None, varies: bool
+) -> tuple[Errors, list[str]]:
+    """The errors of a network against another over some samples, and the names of the outputs of the other.
+
+    Args:
+        varies: whether the shapes of outputs may differ.
+    """
+    errors, names = Errors(task), list[str]()
+    with first.process() as one, second.process() as other:
+        for sample in ahead(samples):
+            (exact, reference), (ours, outputs) = one.ask("run", sample), other.ask("run", sample)
+            names = list(exact.names)
+            if len(names) != len(ours.names):
+                raise ModelError(f"one model has {len(names)} outputs, the other has {len(ours.names)}")
+            for name, here, there in zip(names, reference, outputs):
+                if here.shape != there.shape and not varies:
+                    what = f"output {name!r} has shape {here.shape} in one model and {there.shape} in the other"
+                    raise ModelError(what)
+            errors.add(outputs, reference)
+    return errors, names
 
 
 def run_errors(

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..artifact import Artifact
-from ..batches import Workers, open_workers
+from ..batches import Workers, given_or_here
 from ..device import LOCAL, Device
 from ..device.session import Session
 from ..errors import RuntimeFailure
@@ -22,7 +22,7 @@ from ..tasks import Task
 from ..tasks.detection import Detection
 from ..tasks.ncnn_heads import detection_layer
 from .accuracy import Errors
-from .evaluation import Version, errors_over, infinite, outputs_over
+from .evaluation import Version, errors_over, infinite, outputs_over, threads_each
 
 
 class Judge:
@@ -62,7 +62,7 @@ class Judge:
         self._threads, self._device = threads, device
         cores = available_cores()
         self._cores = min(threads or cores, cores)
-        self._given_workers = workers
+        self._workers = workers
         self._stack = ExitStack()
         self.refused = Counter()
 
@@ -71,10 +71,10 @@ class Judge:
             folder = Path(stack.enter_context(Scratch()))
             self.samples = keep(self._given, folder)
             self._exact.check_input_shapes([array.shape for array in self.samples[0]])
-            self._workers = self._given_workers or stack.enter_context(open_workers(count=self._cores))
             exact = self._version(Artifact.made(self._exact, "fp32"))
-            threads = self._each(len(self.samples))
-            self._reference = outputs_over(exact, self.samples, folder / "reference", self._workers, threads=threads)
+            with given_or_here(self._workers, self._cores) as workers:
+                threads = threads_each(len(self.samples), workers, self._cores)
+                self._reference = outputs_over(exact, self.samples, folder / "reference", workers, threads=threads)
             self._stack = stack.pop_all()
         return self
 
@@ -148,10 +148,13 @@ class Judge:
         return self._counted(found)
 
     def _here(self, models: Sequence[Artifact], count: int, figures: bool, progress: Progress = silent) -> list[Errors]:
-        return errors_over(
-            [self._version(model) for model in models], self.samples.subset(range(count)), self._reference,
-            self._workers, task=self._task, figures=figures, threads=self._each(len(models) * count), progress=progress,
-        )  # fmt: skip
+        versions, samples = [self._version(model) for model in models], self.samples.subset(range(count))
+        with given_or_here(self._workers, self._cores) as workers:  # no idle process takes memory between two calls
+            threads = threads_each(len(models) * count, workers, self._cores)
+            return errors_over(
+                versions, samples, self._reference, workers, task=self._task, figures=figures, threads=threads,
+                progress=progress,
+            )  # fmt: skip
 
     def _there(self, session: Session, samples: Samples, figures: bool) -> Errors:
         errors = Errors(self._task, figures=figures)
@@ -161,11 +164,6 @@ class Judge:
 
     def _version(self, model: Artifact) -> Version:
         return Version(model, judged_blobs(model.graph))
-
-    def _each(self, inferences: int) -> int:
-        """The threads of a process: one, unless there are fewer inferences than cores. It does not depend on the number
-        of workers, because the last bits of outputs depend on it."""
-        return 1 if self._workers.remote else max(1, self._cores // max(inferences, 1))
 
     def _counted(self, found: list[Errors]) -> list[Errors]:
         self.refused.update(errors.refused for errors in found if errors.refused)

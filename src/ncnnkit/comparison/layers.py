@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
+from ..batches import Workers, given_or_here
 from ..device import LOCAL, Device
 from ..device.session import Session
 from ..errors import ModelError, RuntimeFailure
@@ -20,7 +21,7 @@ from ..model.precision import PRECISIONS, has_int8, is_int8
 from ..progress import Progress, silent
 from ..record.variant import Accuracy, LayerError
 from ..samples.stream import Samples
-from . import accuracy
+from .evaluation import differences_over
 from .noise import matched, sqnr_db
 
 Array = NDArray[Any]
@@ -237,28 +238,21 @@ class Comparison:
 
 
 def compare_models(
-    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, progress: Progress
-) -> Comparison:
+    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, workers: Workers | None = None,
+    progress: Progress,
+) -> Comparison:  # fmt: skip
     """The errors of the second model's outputs against the first's, and of each layer if requested.
+
+    Args:
+        layers: whether the errors of layers are requested.
+        workers: run batches of the samples; by default processes on this machine.
+        progress: called with (samples done, samples in all).
 
     Raises:
         ModelError: the models differ in the number or the shapes of their outputs. The numbers of detections may
             differ; see :class:`~ncnnkit.comparison.noise.Noise`.
     """
-    errors = accuracy.Errors(first.purpose)
-    with Session(first) as one, Session(second) as other:
-        if len(one.outputs) != len(other.outputs):
-            raise ModelError(f"one model has {len(one.outputs)} outputs, the other has {len(other.outputs)}")
-        for done, sample in enumerate(samples, 1):
-            reference = one.blobs(*sample, names=one.outputs)
-            outputs = other.blobs(*sample, names=other.outputs)
-            errors.add(outputs, reference)
-            for name, here, there in zip(one.outputs, reference, outputs):
-                if here.shape != there.shape and not (first.graph.varies or second.graph.varies):
-                    raise ModelError(
-                        f"output {name!r} has shape {here.shape} in one model and {there.shape} in the other"
-                    )
-            progress(done, len(samples))
-        found = errors.result(one.outputs)
+    with given_or_here(workers) as given:
+        errors, names = differences_over(first, second, samples, given, progress=progress)
     few = samples.subset(range(min(LAYER_IMAGES, len(samples))))
-    return Comparison(found, layer_errors(first, second, few, int8_only=False) if layers else [])
+    return Comparison(errors.result(names), layer_errors(first, second, few, int8_only=False) if layers else [])

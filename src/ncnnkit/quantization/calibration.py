@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact, floating
-from ..batches import Workers, as_workers, batch_size, batches_of, map_batches, open_workers
+from ..batches import Workers, as_workers, batch_size, batches_of, given_or_here, map_batches
 from ..device.crew import Net
 from ..errors import FormatError, ModelError, RuntimeFailure, VerificationError
 from ..model.graph import Graph, Layer
@@ -140,7 +140,7 @@ def calibrate(
     *,
     method: str = "mse",
     threads: int | None = None,
-    executor: Executor | None = None,
+    workers: Workers | Executor | None = None,
     progress: Progress = silent,
 ) -> ActivationStats:
     """Run a network on images and collect statistics of its activations.
@@ -153,8 +153,8 @@ def calibrate(
         method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs all images twice, as ncnn2table does, because its
             bins divide the range up to the largest value of all images. ``aciq`` and ``minmax`` need no histograms.
         threads: the number of processes, each with one thread; by default one per core.
-        executor: runs the batches elsewhere, for example ``dask.distributed.Client(...).get_executor()``. The result is
-            the same on processors of one kind.
+        workers: run the batches elsewhere: any :class:`concurrent.futures.Executor`, for example
+            ``dask.distributed.Client(...).get_executor()``. The result is the same on processors of one kind.
         progress: called with (images done, images in all).
 
     Returns:
@@ -174,9 +174,9 @@ def calibrate(
     """
     graph = floating(model, "calibration")
     samples = as_samples(images, graph, preprocess)
-    with as_workers(executor) if executor else open_workers(count=threads) as workers:
+    with given_or_here(as_workers(workers) if isinstance(workers, Executor) else workers, threads) as given:
         histograms = method not in RANGES_DO
-        return observe(graph, samples, method=method, histograms=histograms, workers=workers, progress=progress).whole
+        return observe(graph, samples, method=method, histograms=histograms, workers=given, progress=progress).whole
 
 
 def observe(
@@ -287,7 +287,7 @@ class Crew:
 
     def __init__(self, graph: Graph, workers: Workers | None = None, threads: int | None = None) -> None:
         with ExitStack() as stack:
-            self._workers = workers or stack.enter_context(open_workers(count=threads))
+            self._workers = stack.enter_context(given_or_here(workers, threads))
             # Light mode would free a blob after its first reader ran, and compute it again for the next reader.
             self._net = self._workers.share(Net(Artifact.made(graph, "fp32"), self._workers, keep_blobs=True))
             self._stack = stack.pop_all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..progress import Position, Progress, StageProgress, StepProgress
 
@@ -53,6 +53,10 @@ class Stages:
         """The progress of the steps of a stage."""
         position = self._position(name)
         return lambda step, done, total: self._progress(position.at(step), done, total)
+
+    def note(self, name: str, text: str) -> None:
+        """Say something about a stage, which is shown when it is finished."""
+        self._progress(replace(self._position(name), note=text), 0, 0)
 
     def rows(self) -> list[Stage]:
         return [Stage(name=name, seconds=round(seconds, 3)) for name, seconds in self._seconds.items()]
