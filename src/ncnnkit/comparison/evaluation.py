@@ -17,7 +17,7 @@ from ..errors import ModelError, RuntimeFailure
 from ..onboard.child import WorkerError
 from ..onboard.process import available_cores
 from ..progress import Progress, silent
-from ..samples.stream import Samples, ahead
+from ..samples.stream import Samples, ahead, one_by_one
 from ..tasks import Task
 from .accuracy import Errors
 from .outputs import Outputs, keep_outputs
@@ -195,7 +195,7 @@ class Exact:
 def run_outputs(net: Net, samples: Samples, names: Sequence[str]) -> list[tuple[Array, ...]]:
     """The blobs of a network for each sample."""
     with net.process() as child:
-        return [tuple(child.ask("run", sample, blobs=list(names))[1]) for sample in ahead(samples)]
+        return [tuple(child.ask("run", sample, blobs=list(names))[1]) for sample in ahead(one_by_one(samples))]
 
 
 def run_both(
@@ -208,8 +208,8 @@ def run_both(
     """
     errors, names = Errors(task), list[str]()
     with first.process() as one, second.process() as other:
-        for sample in ahead(samples):
-            (exact, reference), (ours, outputs) = one.ask("run", sample), other.ask("run", sample)
+        both = ((one.ask("run", sample), other.ask("run", sample)) for sample in ahead(one_by_one(samples)))
+        for (exact, reference), (ours, outputs) in ahead(both):
             names = list(exact.names)
             if len(names) != len(ours.names):
                 raise ModelError(f"one model has {len(names)} outputs, the other has {len(ours.names)}")
@@ -229,8 +229,8 @@ def run_errors(
     errors = Errors(task, figures=figures)
     try:
         with net.process() as child:
-            for number, sample in enumerate(ahead(samples)):
-                _, outputs = child.ask("run", sample, blobs=list(names))
+            answers = (child.ask("run", sample, blobs=list(names)) for sample in ahead(one_by_one(samples)))
+            for number, (_, outputs) in enumerate(ahead(answers)):
                 errors.add(outputs, reference[number], None if labels is None else labels[number])
     except WorkerError as error:
         return infinite(reference[0], error.sentence, task)

@@ -28,7 +28,7 @@ from ..onboard.child import WorkerError
 from ..onboard.tally import Tally
 from ..progress import Progress, silent
 from ..samples.given import as_samples
-from ..samples.stream import Samples, ahead
+from ..samples.stream import Samples, ahead, one_by_one
 
 Answer = tuple[Any, list[NDArray[Any]]]
 
@@ -341,6 +341,6 @@ def run_batch(net: Net, samples: Samples, first: int, op: str, request: Mapping[
         first: the number of the first sample among all samples.
     """
     with net.process() as child:
-        for number, sample in enumerate(ahead(samples), first):
+        for number, sample in enumerate(ahead(one_by_one(samples)), first):
             child.ask(op, sample, number=number, **request)
         return child.ask(f"{op}_so_far")

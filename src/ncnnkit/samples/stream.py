@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from ..older import Self
 from ..onboard.rows import Rows, RowWriter
 from ..progress import Progress, silent
+
+T = TypeVar("T")
 
 Sample = tuple[NDArray[np.float32], ...]
 """The inputs of one inference: a float32 array for each network input, without a batch axis."""
@@ -78,16 +80,19 @@ def columns(samples: Samples) -> tuple[Sequence[NDArray[Any]], ...]:
     return tuple(zip(*samples))
 
 
-def ahead(samples: Samples) -> Iterator[Sample]:
-    """All samples in order. A thread reads the next one while the caller uses one."""
+def one_by_one(samples: Samples) -> Iterator[Sample]:
+    """All samples in order, each read when it is asked for."""
+    return (samples[index] for index in range(len(samples)))
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items. A thread makes the next one while the caller uses one."""
+    coming, end = iter(items), object()
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(samples.__getitem__, 0) if len(samples) else None
-        for following in range(1, len(samples) + 1):
-            assert coming is not None
-            sample = coming.result()
-            if following < len(samples):
-                coming = pool.submit(samples.__getitem__, following)
-            yield sample
+        made = pool.submit(next, coming, end)
+        while (item := made.result()) is not end:
+            made = pool.submit(next, coming, end)
+            yield cast(T, item)
 
 
 def evenly(total: int, most: int) -> list[int]:
