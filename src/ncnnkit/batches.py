@@ -129,7 +129,7 @@ class _Dask(Workers):
         token, self.token = self.token, uuid.uuid4().hex
         for function in self._enders:
             with suppress(Exception):  # workers that are gone have ended already
-                self._client.run(function, token)
+                self._client.run(function, token, wait=False)
 
     def close(self) -> None:
         super().close()

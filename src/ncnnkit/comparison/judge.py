@@ -62,7 +62,7 @@ class Judge:
         self._threads, self._device = threads, device
         cores = available_cores()
         self._cores = min(threads or cores, cores)
-        self._workers = workers
+        self._given_workers = workers
         self._stack = ExitStack()
         self.refused = Counter()
 
@@ -72,9 +72,9 @@ class Judge:
             self.samples = keep(self._given, folder)
             self._exact.check_input_shapes([array.shape for array in self.samples[0]])
             exact = self._version(Artifact.made(self._exact, "fp32"))
-            with given_or_here(self._workers, self._cores) as workers:
-                threads = threads_each(len(self.samples), workers, self._cores)
-                self._reference = outputs_over(exact, self.samples, folder / "reference", workers, threads=threads)
+            self._workers = stack.enter_context(given_or_here(self._given_workers, self._cores))
+            threads = threads_each(len(self.samples), self._workers, self._cores)
+            self._reference = outputs_over(exact, self.samples, folder / "reference", self._workers, threads=threads)
             self._stack = stack.pop_all()
         return self
 
@@ -149,12 +149,10 @@ class Judge:
 
     def _here(self, models: Sequence[Artifact], count: int, figures: bool, progress: Progress = silent) -> list[Errors]:
         versions, samples = [self._version(model) for model in models], self.samples.subset(range(count))
-        with given_or_here(self._workers, self._cores) as workers:  # no idle process takes memory between two calls
-            threads = threads_each(len(models) * count, workers, self._cores)
-            return errors_over(
-                versions, samples, self._reference, workers, task=self._task, figures=figures, threads=threads,
-                progress=progress,
-            )  # fmt: skip
+        return errors_over(
+            versions, samples, self._reference, self._workers, task=self._task, figures=figures,
+            threads=threads_each(len(models) * count, self._workers, self._cores), progress=progress,
+        )  # fmt: skip
 
     def _there(self, session: Session, samples: Samples, figures: bool) -> Errors:
         errors = Errors(self._task, figures=figures)

@@ -174,7 +174,7 @@ def calibrate(
     """
     graph = floating(model, "calibration")
     samples = as_samples(images, graph, preprocess)
-    with given_or_here(as_workers(workers) if isinstance(workers, Executor) else workers, threads) as given:
+    with as_workers(workers) if isinstance(workers, Executor) else given_or_here(workers, threads) as given:
         histograms = method not in RANGES_DO
         return observe(graph, samples, method=method, histograms=histograms, workers=given, progress=progress).whole
 

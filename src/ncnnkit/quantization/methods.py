@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..batches import Workers
+from ..batches import Workers, given_or_here
 from ..comparison.judge import Judge
 from ..errors import RecipeError, VerificationError
 from ..model.graph import Graph
@@ -199,19 +199,21 @@ class _Quantizer:
     ) -> None:  # fmt: skip
         self.graph, self.target, self.method, self.effort = graph, target, method, effort
         self.skip, self.task, self.progress = skip, task, progress
-        self.workers, self.threads = workers, threads
+        self.given_workers, self.threads = workers, threads
         self.native = method in NATIVE_METHODS
         self.chosen, held = choose(len(samples), effort, budget)
         self.used, self.held = samples.subset(self.chosen), samples.subset(held)
         self.judging = samples.subset([*held, *sorted(set(self.chosen) - set(held))])
         self.unclipped = 0.0
         self.offsets: dict[str, float] = {}
-        self.judge = Judge(graph, self.held, task, workers=workers, threads=threads)
-        self.trials = Trials(self.judge, guards=effort.guards)
 
     def run(self) -> Quantized:
         self.progress("exact outputs", 0, 0)
-        with self.judge:
+        with (
+            given_or_here(self.given_workers, self.threads) as self.workers,  # one set of processes for all steps
+            Judge(self.graph, self.held, self.task, workers=self.workers, threads=self.threads) as judge,
+        ):
+            self.trials = Trials(judge, guards=self.effort.guards)
             if self.method == OWN:
                 return self._own()
             best, advice = self._thresholds()
