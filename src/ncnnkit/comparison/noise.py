@@ -56,7 +56,7 @@ class ExactSum:
         try:
             return self._units / (1 << _UNIT)
         except OverflowError:
-            return math.copysign(math.inf, self._units)
+            return math.inf if self._units > 0 else -math.inf
 
 
 class Noise:
