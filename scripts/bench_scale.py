@@ -213,7 +213,9 @@ def profile_table(images: int, count: int) -> None:
         for _ in samples:
             pass
         print(f"Reading an image: {(time.process_time() - start) / images * 1000:.1f} ms of a core.\n")
-        print("| work | seconds | processes busy | of that in the network | CPU of the main process | CPU of the others |")
+        print(
+            "| work | seconds | processes busy | of that in the network | CPU of the main process | CPU of the others |"
+        )
         print("| --- " * 6 + "|")
         for work, function in WORK.items():
             asked.clear()

@@ -321,7 +321,9 @@ def test_a_pickled_set_of_images_holds_absolute_paths(tmp_path: Path, monkeypatc
     monkeypatch.chdir("/")
     again = pickle.loads(content)
     assert isinstance(again, ImageSet)
-    assert np.array_equal(again[0][0], nk.open_images(tmp_path, nk.Preprocess(), [nk.InputSpec("in0", (3, 8, 8))])[2][0])
+    assert np.array_equal(
+        again[0][0], nk.open_images(tmp_path, nk.Preprocess(), [nk.InputSpec("in0", (3, 8, 8))])[2][0]
+    )
 
 
 def test_one_item_is_made_while_another_is_used() -> None:

@@ -7,10 +7,19 @@ how the work was divided.
 
 from __future__ import annotations
 
+import logging
 import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -24,7 +33,7 @@ AHEAD = 2  # batches for each worker that are begun or finished before the oldes
 TRIES = 3  # how often a batch runs whose workers are lost
 MOST = 32  # samples in a batch: little work is lost with a worker, and little memory is needed to send it
 SHARE = 4  # batches for each worker, if there are enough samples: the workers finish at about the same time
-PATIENCE = 20.0  # seconds to wait for a scheduler, and for its first worker
+PATIENCE = 60.0  # seconds to wait for a scheduler, and for its first worker
 LOCAL = "local"
 """The scheduler that stands for a Dask cluster on this machine."""
 
@@ -129,7 +138,7 @@ class _Dask(Workers):
         token, self.token = self.token, uuid.uuid4().hex
         for function in self._enders:
             with suppress(Exception):  # workers that are gone have ended already
-                self._client.run(function, token, wait=False)
+                self._client.run(function, token)
 
     def close(self) -> None:
         super().close()
@@ -209,7 +218,9 @@ def _connected(scheduler: str, count: int | None) -> Workers:
     if scheduler == LOCAL:
         cores = count or available_cores()
         # One thread each: a worker prepares the samples of one serving process, which has a thread of its own.
-        cluster = LocalCluster(n_workers=cores, threads_per_worker=1, dashboard_address=":0")
+        cluster = LocalCluster(
+            n_workers=cores, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR
+        )
     try:
         client = Client(cluster or scheduler, timeout=PATIENCE, set_as_default=False)
         try:

@@ -198,9 +198,7 @@ def run_outputs(net: Net, samples: Samples, names: Sequence[str]) -> list[tuple[
         return [tuple(child.ask("run", sample, blobs=list(names))[1]) for sample in ahead(one_by_one(samples))]
 
 
-def run_both(
-    first: Net, second: Net, samples: Samples, task: Task | None, varies: bool
-) -> tuple[Errors, list[str]]:
+def run_both(first: Net, second: Net, samples: Samples, task: Task | None, varies: bool) -> tuple[Errors, list[str]]:
     """The errors of a network against another over some samples, and the names of the outputs of the other.
 
     Args:
@@ -235,4 +233,3 @@ def run_errors(
     except WorkerError as error:
         return infinite(reference[0], error.sentence, task)
     return errors
-

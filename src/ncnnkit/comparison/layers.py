@@ -15,7 +15,7 @@ from ..artifact import Artifact
 from ..batches import Workers, given_or_here
 from ..device import LOCAL, Device
 from ..device.session import Session
-from ..errors import ModelError, RuntimeFailure
+from ..errors import RuntimeFailure
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS, has_int8, is_int8
 from ..progress import Progress, silent

@@ -227,7 +227,11 @@ def measure(
     scratch.mkdir()
     samples = ArraySamples(tuple(map(Rows, inputs)))
     elsewhere = [p for p in specs if p.runs_anywhere] if workers is not None else []
-    few = list(keep(samples.subset(range(min(LEAST_EVALUATED, len(samples)))), folder / "few").files) if elsewhere else []
+    few = (
+        list(keep(samples.subset(range(min(LEAST_EVALUATED, len(samples)))), scratch / "few").files)
+        if elsewhere
+        else []
+    )
     todo: dict[Site, list[JobVariant]] = {}
     for p in specs:
         model = p.job_model
