@@ -205,7 +205,7 @@ def profile_table(images: int, count: int) -> None:
             asked.setdefault("network", []).append(answer[0].ms / 1000)
         return answer
 
-    CheckedChild.ask = timed  # type: ignore[method-assign]
+    CheckedChild.ask = timed  # type: ignore[method-assign, assignment]
     with tempfile.TemporaryDirectory(prefix="ncnnkit-bench-") as name:
         setting = Setting.made(Path(name))
         samples = setting.samples(images)

@@ -127,7 +127,12 @@ class Backwards(ThreadPoolExecutor):
 
     def submit(self, function: Any, /, *arguments: Any, **named: Any) -> Future[Any]:
         number = arguments[0]
-        return super().submit(lambda: (time.sleep(0.02 * (1 - number % 2)), function(*arguments))[1])
+
+        def later() -> Any:
+            time.sleep(0.02 * (1 - number % 2))
+            return function(*arguments)
+
+        return super().submit(later)
 
 
 def test_results_come_in_the_order_of_the_batches() -> None:
@@ -437,7 +442,7 @@ def test_a_command_runs_on_a_cluster_and_says_where(tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     np.save(tmp_path / "x.npy", samples(8))
     nk.save(small(), tmp_path / "m.param")
-    tables = []
+    tables: list[str] = []
     for more in ([], ["--scheduler", "local", "--threads", "2"]):
         table = tmp_path / f"{len(tables)}.table"
         command = ["calibrate", str(tmp_path / "m.param"), "--images", str(tmp_path / "x.npy"), "-o", str(table)]

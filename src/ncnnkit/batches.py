@@ -124,7 +124,8 @@ class _Dask(Workers):
     @property
     def count(self) -> int:
         """The threads of all workers that there are now; a cluster may grow and shrink."""
-        return max(1, sum(self._client.nthreads().values()))
+        threads: dict[str, int] = self._client.nthreads()
+        return max(1, sum(threads.values()))
 
     def share(self, value: Any) -> Any:
         # A task and not scattered data: if the only worker that holds it is lost, Dask can run a task again.
@@ -318,7 +319,7 @@ def map_batches(
         while True:
             while more and len(running) + len(ready) < most:
                 if more := (found := next(coming, None)) is not None:
-                    begin(*found)  # type: ignore[misc]
+                    begin(*found)
             while number in ready:
                 yield ready.pop(number)
                 number += 1

@@ -227,11 +227,8 @@ def measure(
     scratch.mkdir()
     samples = ArraySamples(tuple(map(Rows, inputs)))
     elsewhere = [p for p in specs if p.runs_anywhere] if workers is not None else []
-    few = (
-        list(keep(samples.subset(range(min(LEAST_EVALUATED, len(samples)))), scratch / "few").files)
-        if elsewhere
-        else []
-    )
+    first = samples.subset(range(min(LEAST_EVALUATED, len(samples))))
+    few = list(keep(first, scratch / "few").files) if elsewhere else []
     todo: dict[Site, list[JobVariant]] = {}
     for p in specs:
         model = p.job_model
