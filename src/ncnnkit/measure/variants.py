@@ -225,10 +225,8 @@ def measure(
     """
     scratch = folder / "scratch"
     scratch.mkdir()
-    samples = ArraySamples(tuple(map(Rows, inputs)))
     elsewhere = [p for p in specs if p.runs_anywhere] if workers is not None else []
-    first = samples.subset(range(min(LEAST_EVALUATED, len(samples))))
-    few = list(keep(first, scratch / "few").files) if elsewhere else []
+    few = _first(inputs, scratch / "few") if elsewhere else []
     todo: dict[Site, list[JobVariant]] = {}
     for p in specs:
         model = p.job_model
@@ -273,12 +271,18 @@ def measure(
         if workers is not None and p.model is not None and result.outputs:
             version, place = Version(p.model, list(result.outputs)), scratch / f"evaluated-{number}"
             try:
-                outputs = outputs_over(version, samples, place, workers)
+                outputs = outputs_over(version, ArraySamples(tuple(map(Rows, inputs))), place, workers)
                 result.outputs = {name: rows.path for name, rows in outputs.rows.items()}
             except RuntimeFailure as error:
                 result.status, result.reason, result.outputs = "crashed", error.what, {}
         step(None)
     return list(results.values())
+
+
+def _first(inputs: Sequence[str], folder: Path) -> list[str]:
+    """Files of the first samples only, for a job that times and does not evaluate."""
+    samples = ArraySamples(tuple(map(Rows, inputs)))
+    return list(keep(samples.subset(range(min(LEAST_EVALUATED, len(samples)))), folder).files)
 
 
 def time_at(
