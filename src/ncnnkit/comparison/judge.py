@@ -29,21 +29,21 @@ class Judge:
     """Runs versions of a network on samples and compares their outputs with those of the fp32 network.
 
     If the last layer of a network selects boxes, the network is judged by the inputs of this layer. The number of rows
-    of its output depends on scores near a threshold, so the noise of these rows says little.
+    of its output depends on scores near a threshold, so the noise of these rows is not meaningful.
 
     Use it in a ``with`` block: it keeps the samples and the exact outputs in temporary files. The outputs of a version
     are not kept.
 
     Args:
         exact: the fp32 network. Its outputs are computed by the workers.
-        samples: the samples to judge with.
+        samples: the samples on which versions are judged.
         task: what the network is for; by default only the values of its outputs count.
         workers: run batches of samples; by default processes on this machine.
         threads: the number of these processes, and of the CPU threads of a device; by default all cores.
-        device: where the model will run.
+        device: the device that will run the model.
 
     Attributes:
-        samples: the same samples, in files.
+        samples: the same samples, stored in files.
         refused: reason -> how many networks did not run for this reason. Their errors are infinite.
 
     Raises:
@@ -103,7 +103,7 @@ class Judge:
         Args:
             graphs: versions of the network with the same outputs.
             precision: the precision at which they are loaded.
-            most: the number of samples to use; by default all.
+            most: the largest number of samples to use; by default all.
             figures: whether the figures of the task are needed. Decoding may take longer than the network.
             progress: called with (graphs done, graphs in all); for a single graph with samples.
 
@@ -142,7 +142,7 @@ class Judge:
                     found.append(self._there(session, samples, figures))
                 except RuntimeFailure as error:
                     found.append(infinite(self._reference[0], error.what, self._task))
-                    if session.closed:  # if the device was lost, the fp32 network cannot be loaded, either
+                    if session.closed:  # if the device was lost, the fp32 network does not load, either
                         session = begin()
                 progress(done, len(models))
         return self._counted(found)

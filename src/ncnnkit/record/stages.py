@@ -1,4 +1,4 @@
-"""The stages of a run, as run.json holds them."""
+"""The record of the stages of a run in run.json."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Stages:
     """Numbers the stages of a run, times them, and passes progress on.
 
     Args:
-        expected: the stages in their order. Several stages in a row may begin with the name of one of these, such as
-            ``quantise`` and ``quantise for vulkan``; they have its number.
-        progress: gets the position.
+        expected: the stages in order. Several consecutive stages may begin with the name of one of these, such as
+            ``quantise`` and ``quantise for vulkan``. They have its number.
+        progress: called with the position.
     """
 
     def __init__(self, expected: Sequence[str], progress: StageProgress) -> None:
@@ -45,12 +45,12 @@ class Stages:
         self._seconds[name] = time.perf_counter() - start
 
     def progress(self, name: str) -> Progress:
-        """The progress within a stage."""
+        """The progress function for a stage."""
         position = self._position(name)
         return lambda done, total: self._progress(position, done, total)
 
     def within(self, name: str) -> StepProgress:
-        """The progress of the steps of a stage."""
+        """The progress function for the steps of a stage."""
         position = self._position(name)
         return lambda step, done, total: self._progress(position.at(step), done, total)
 
@@ -59,6 +59,7 @@ class Stages:
         self._progress(replace(self._position(name), note=text), 0, 0)
 
     def rows(self) -> list[Stage]:
+        """The finished stages, in order."""
         return [Stage(name=name, seconds=round(seconds, 3)) for name, seconds in self._seconds.items()]
 
     def _position(self, name: str) -> Position:
