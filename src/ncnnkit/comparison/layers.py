@@ -18,7 +18,7 @@ from ..device.session import Session
 from ..errors import RuntimeFailure
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS, has_int8, is_int8
-from ..progress import Progress, silent
+from ..progress import Progress, StepProgress, of_step, silent, silent_steps
 from ..record.variant import Accuracy, LayerError
 from ..samples.stream import Samples
 from .evaluation import differences_over
@@ -77,12 +77,12 @@ def errors_by_variant(
 
 
 def _layer_errors(
-    one: Session, exact: Artifact, coarse: Artifact, samples: Samples, *, int8_only: bool
+    one: Session, exact: Artifact, coarse: Artifact, samples: Samples, *, int8_only: bool, progress: Progress = silent
 ) -> list[LayerError]:
     layers = [layer for layer in _in_both(exact.graph, coarse.graph) if is_int8(layer) or not int8_only]
     return [
         LayerError(name=layer.name, type=layer.type, sqnr_db=None if found is None else sqnr_db(found))
-        for layer, found in zip(layers, _noise_over_signal(one, coarse, layers, samples))
+        for layer, found in zip(layers, _noise_over_signal(one, coarse, layers, samples, progress))
     ]
 
 
@@ -143,7 +143,12 @@ def _in_both(exact: Graph, coarse: Graph) -> list[Layer]:
 
 
 def _noise_over_signal(
-    one: Session, coarse: Artifact, layers: Sequence[Layer], samples: Samples, **settings: Any
+    one: Session,
+    coarse: Artifact,
+    layers: Sequence[Layer],
+    samples: Samples,
+    progress: Progress = silent,
+    **settings: Any,
 ) -> list[float | None]:
     """Noise over signal of the first output of each layer, over all samples.
 
@@ -157,8 +162,11 @@ def _noise_over_signal(
     noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
     number = {name: i for i, name in enumerate(names)}
     with Session(coarse, keep_blobs=True, **settings) as other:
-        runs = ((sample, part) for sample in samples for part in _parts(coarse.graph, names, sample))
-        for inputs, part in runs:
+        runs = (
+            (done, sample, part) for done, sample in enumerate(samples) for part in _parts(coarse.graph, names, sample)
+        )
+        for done, inputs, part in runs:
+            progress(done, len(samples))
             for blob, ours, theirs in zip(part, one.blobs(*inputs, names=part), other.blobs(*inputs, names=part)):
                 i = number[blob]
                 if not np.isfinite(theirs).all():
@@ -239,20 +247,29 @@ class Comparison:
 
 def compare_models(
     first: Artifact, second: Artifact, samples: Samples, *, layers: bool, workers: Workers | None = None,
-    progress: Progress,
+    progress: StepProgress = silent_steps,
 ) -> Comparison:  # fmt: skip
     """The errors of the second model's outputs against the first's, and of each layer if requested.
 
     Args:
-        layers: whether the errors of layers are requested.
+        first: the reference.
+        second: the other model.
+        samples: all of them compare the outputs, the first :data:`LAYER_IMAGES` the layers.
+        layers: whether to compare layers.
         workers: run batches of the samples; by default processes on this machine.
-        progress: called with (samples done, samples in all).
+        progress: called with the name of a step, the samples done and their number.
 
     Raises:
         ModelError: the models differ in the number or the shapes of their outputs. The numbers of detections may
             differ; see :class:`~ncnnkit.comparison.noise.Noise`.
     """
     with given_or_here(workers) as given:
-        errors, names = differences_over(first, second, samples, given, progress=progress)
+        outputs = of_step(progress, "compare outputs")
+        errors, names = differences_over(first, second, samples, given, progress=outputs)
+    found = errors.result(names)
+    if not layers:
+        return Comparison(found, [])
     few = samples.subset(range(min(LAYER_IMAGES, len(samples))))
-    return Comparison(errors.result(names), layer_errors(first, second, few, int8_only=False) if layers else [])
+    with Session(first, keep_blobs=True) as one:
+        of_layers = of_step(progress, "compare layers")
+        return Comparison(found, _layer_errors(one, first, second, few, int8_only=False, progress=of_layers))
