@@ -186,11 +186,12 @@ def open_workers(scheduler: str = "", count: int | None = None) -> Iterator[Work
 
 @contextmanager
 def given_or_here(workers: Workers | None, count: int | None = None) -> Iterator[Workers]:
-    """These workers, or processes on this machine that end with the block; see :func:`open_workers`."""
+    """These workers, or processes on this machine that end with the block, no more than there are cores."""
     if workers is not None:
         yield workers
         return
-    with open_workers(count=count) as here:
+    cores = available_cores()
+    with open_workers(count=min(count or cores, cores)) as here:
         yield here
 
 
