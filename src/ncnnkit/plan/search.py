@@ -9,7 +9,7 @@ verify        run the plan on the device; if the error is not as predicted, chan
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..comparison.accuracy import Errors
@@ -29,7 +29,7 @@ from .costs import Costs, calibrated, predict, uniform
 from .mixed import MixedPlan
 from .options import make_edges, make_options
 from .requirement import Requirements
-from .sensitivity import float_errors, int8_errors
+from .sensitivity import Noise, float_errors, int8_errors
 from .solve import Assignment, Edge, Option, front, solve, total, undominated
 from .timing import DeviceTiming, Shape, Timing, blob_shapes
 
@@ -57,6 +57,7 @@ def find_plan(
     device: Device = LOCAL,
     timing: Timing | None = None,
     budget: Budget = UNBOUNDED,
+    noise: Callable[[Callable[[], Noise]], Noise] = lambda measure: measure(),
     progress: StepProgress = silent_steps,
 ) -> MixedPlan:
     """The fastest mixed model that satisfies the requirements. With a required latency: the most accurate within it.
@@ -73,6 +74,8 @@ def find_plan(
             single int8 layers are measured on this machine.
         timing: the source of times; by default they are measured on the device.
         budget: what each step may compute.
+        noise: gets the function that measures the noise of single int8 layers, and returns its result, or that of an
+            earlier call.
         progress: called with the progress.
 
     Raises:
@@ -86,7 +89,7 @@ def find_plan(
     with Judge(exact, _judging(quantized, shapes, budget), quantized.task, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used, budget)
-        int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget)
+        int8 = noise(lambda: int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget))
         progress("layer costs", 0, 0)
         costs = timing.layers(exact, fitted, shapes, choices, of_step(progress, "layer costs"))
         uniforms = [choice for choice in choices if choice != WINOGRAD]
