@@ -1,0 +1,324 @@
+"""What a run takes from an earlier one: all that nothing has changed for, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import samples, small
+from PIL import Image
+
+import ncnnkit as nk
+from ncnnkit import pipeline, reuse
+from ncnnkit.cache.packing import Unpackable
+from ncnnkit.cache.store import Store
+from ncnnkit.model import ncnnfile
+from ncnnkit.model.work import Budget
+from ncnnkit.recipe import KEYS, Recipe
+from ncnnkit.record.run import Run
+from ncnnkit.reuse import RESULTS, Asked, Reuse, Tools, key_of
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+from kill_and_resume import kill_and_resume
+
+PACKAGE = Path(nk.__file__).parent
+
+OTHERS: dict[str, Any] = {
+    "model": "other.onnx", "images": "other/", "eval_images": "more/", "labels": "labels.txt", "shapes": ((3, 8, 8),),
+    "shape_too": ((3, 9, 9),), "weights": "none", "route": "pnnx", "outputs": ("x",), "fix": {"sr": 1.0},
+    "preset": "imagenet", "preprocess": {"divisor": 1.0}, "on": ("ssh://b",), "backends": ("cpu",),
+    "precisions": ("fp32",), "engines": ("mnn",), "threads": 3, "cluster": "big", "fix_clocks": True, "sustained": 1.0,
+    "target": "arm", "method": "kl", "effort": "best", "task": "detection", "metric": "m:f",
+    "require": ("cosine>=0.5",), "max_latency": "9ms", "seconds": 9.0, "rounds": 9, "force": True,
+}  # fmt: skip
+"""Another value than the default of each field of a recipe."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "stages")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """A run of a network with trained-like weights on images, without a mixed model."""
+    ncnnfile.save(small(), tmp_path / "model.param")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(15):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)).save(folder / f"{index:02}.png")
+    return Recipe(
+        str(tmp_path / "model.param"), images=str(folder), backends=("cpu",), precisions=("fp32", "int8"), threads=1,
+        seconds=0.02, rounds=1, effort="fast",
+    )  # fmt: skip
+
+
+def reused(document: Run) -> set[str]:
+    return {what for stage in document.stages for what in stage.reused}
+
+
+def results(document: Run, out: Path) -> Any:
+    """What two runs of the same recipe have in common."""
+    models = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.iterdir() if p.suffix in (".param", ".bin")}
+    quantised = document.quantisation
+    assert quantised is not None
+    return (
+        models, document.files, document.warnings, document.reference, document.preprocess, document.network,
+        [(row.name, row.status, row.accuracy, row.layers) for row in document.variants],
+        [dataclasses.replace(trial, seconds=0) for trial in quantised.trials],
+        dataclasses.replace(quantised, trials=[]),
+        dataclasses.replace(document.conversion, seconds=0, attempts=[]),
+    )  # fmt: skip
+
+
+ALL = {"network", "outputs", "int8 network"}
+
+
+def test_the_same_run_again_takes_everything_and_ends_the_same(recipe: Recipe, store: Store, tmp_path: Path) -> None:
+    first = pipeline.run(recipe, tmp_path / "a", store=store)
+    again = pipeline.run(recipe, tmp_path / "b", store=store)
+    alone = pipeline.run(recipe, tmp_path / "c")
+    assert (reused(first), reused(again), reused(alone)) == (set(), ALL, set())
+    expected = results(first, tmp_path / "a")
+    assert results(again, tmp_path / "b") == expected
+    assert results(alone, tmp_path / "c") == expected
+    latencies = [row.latency_ms for row in (*first.variants, *again.variants)]
+    assert len({latency.median for latency in latencies if latency}) > 2, "timings are measured in every run"
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"rounds": 2}, ALL),
+        ({"require": ("cosine>=0.5",)}, ALL),
+        ({"precisions": ("fp32", "fp16", "int8")}, ALL),
+        ({"method": "minmax"}, {"network", "outputs"}),
+        ({"effort": "default"}, {"outputs"}),
+        ({"target": "arm"}, {"network", "outputs"}),
+        ({"preprocess": {"divisor": 1.0}}, set()),
+        ({"threads": 2}, set()),
+    ],
+)
+def test_one_changed_option_redoes_what_depends_on_it(
+    recipe: Recipe, store: Store, tmp_path: Path, fields: dict[str, Any], kept: set[str]
+) -> None:
+    recipe = dataclasses.replace(recipe, target="x86")
+    pipeline.run(recipe, tmp_path / "out", store=store)
+    changed = dataclasses.replace(recipe, **fields)
+    again = pipeline.run(changed, tmp_path / "out", store=store)
+    assert reused(again) == kept
+    assert results(again, tmp_path / "out") == results(pipeline.run(changed, tmp_path / "c"), tmp_path / "c")
+
+
+def test_content_counts_and_names_do_not(recipe: Recipe, store: Store, tmp_path: Path) -> None:
+    pipeline.run(recipe, tmp_path / "out", store=store)
+    moved = tmp_path / "moved"
+    Path(recipe.images if isinstance(recipe.images, str) else "").rename(moved)
+    elsewhere = dataclasses.replace(recipe, images=str(moved))
+    assert reused(pipeline.run(elsewhere, tmp_path / "out", store=store)) == ALL
+    Image.new("RGB", (16, 16), "teal").save(moved / "00.png")  # the first one calibrates
+    assert reused(pipeline.run(elsewhere, tmp_path / "out", store=store)) == {"network", "outputs"}
+    ncnnfile.save(small(seed=1), tmp_path / "model.param")
+    assert reused(pipeline.run(elsewhere, tmp_path / "out", store=store)) == set()
+
+
+def test_the_sensitivity_is_taken_and_the_plan_is_timed_again(recipe: Recipe, store: Store, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(recipe, precisions=("fp32", "int8", "mixed"))
+    pipeline.run(recipe, tmp_path / "a", store=store)
+    changed = dataclasses.replace(recipe, require=("cosine>=0.5",))
+    said: list[Any] = []
+    again = pipeline.run(
+        changed, tmp_path / "b", lambda position, done, total: said.append(position), store=store
+    )  # fmt: skip
+    assert reused(again) == ALL | {"sensitivity"}
+    steps = {position.step for position in said if position.stage == "plan"}
+    assert "sensitivity" not in steps
+    assert "layer costs" in steps
+
+
+def test_a_heavy_network_is_reduced_alike(recipe: Recipe, store: Store, tmp_path: Path, monkeypatch: Any) -> None:
+    """What a stage left out is said in the second run, too, although the stage was not run."""
+    monkeypatch.setattr(Budget, "inferences", property(lambda budget: 30.0))
+    recipe = dataclasses.replace(recipe, precisions=("fp32", "int8", "mixed"))
+    first = pipeline.run(recipe, tmp_path / "a", store=store)
+    again = pipeline.run(recipe, tmp_path / "b", store=store)
+    assert reused(again) == ALL | {"sensitivity"}
+    reduced = [[said for said in run.warnings if "fewer" in said or "of " in said] for run in (first, again)]
+    assert reduced[0] == reduced[1]
+    assert any("calibration samples" in said for said in reduced[0])
+
+
+# ------------------------------------------------------------------------------------------------------- the table
+
+
+def test_every_field_of_a_recipe_changes_the_keys_of_the_results_that_read_it() -> None:
+    assert OTHERS.keys() == KEYS.keys(), "a new field needs another value here"
+    before = Recipe("model.onnx")
+    for result in RESULTS:
+        changes = {
+            name
+            for name, value in OTHERS.items()
+            if key_of(result, dataclasses.replace(before, **{name: value}), {}) != key_of(result, before, {})
+        }
+        assert changes == set(result.reads), result.what
+
+
+def test_inputs_change_the_key() -> None:
+    recipe = Recipe("model.onnx")
+    for result in RESULTS:
+        keys = {key_of(result, recipe, inputs) for inputs in ({}, {"a": "1"}, {"a": "2"}, {"b": "1"})}
+        assert len(keys) == 4
+    assert len({key_of(result, recipe, {}) for result in RESULTS}) == len(RESULTS)
+
+
+def test_a_field_that_a_row_does_not_name_cannot_be_read(recipe: Recipe, tmp_path: Path, monkeypatch: Any) -> None:
+    asked = Asked(recipe, ("method",))
+    assert asked.method == "auto"
+    with pytest.raises(AttributeError, match="does not say that this reads 'effort'"):
+        _ = asked.effort
+    row = dataclasses.replace(reuse.QUANTISED, reads=("threads",))
+    monkeypatch.setattr(pipeline, "QUANTISED", row)
+    with pytest.raises(AttributeError, match="reads 'method'"):
+        pipeline.run(recipe, tmp_path / "out")
+
+
+def test_every_field_that_a_row_names_is_read() -> None:
+    """Otherwise a run is redone for nothing."""
+    tree = ast.parse(Path(reuse.__file__).read_text())
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for result in RESULTS:
+        read = {
+            node.attr
+            for node in ast.walk(functions[result.make.__name__])
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "asked"
+        }
+        assert read == set(result.reads), result.what
+
+
+def imported_by(module: str) -> Iterator[str]:
+    """The modules of ncnnkit that a module imports, also within functions, but not for type checks only."""
+    path = PACKAGE.parent / Path(*module.split("."))
+    package = path.is_dir()
+    path = path / "__init__.py" if package else path.with_suffix(".py")
+    tree = ast.parse(path.read_text())
+    checks = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and node not in checks:
+            base = module.split(".")[: len(module.split(".")) - node.level + package]
+            home = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = PACKAGE.parent / Path(*home.split("."), alias.name)
+                yield f"{home}.{alias.name}" if inner.is_dir() or inner.with_suffix(".py").is_file() else home
+
+
+ROOTS = {
+    "network": ["ncnnkit.source.conversion", "ncnnkit.source", "ncnnkit.quantization.efforts"],
+    "outputs": ["ncnnkit.source.reference", "ncnnkit.source"],
+    "int8 network": ["ncnnkit.quantization", "ncnnkit.quantization.stored"],
+    "sensitivity": ["ncnnkit.plan.search", "ncnnkit.quantization"],
+}
+"""Result -> the modules that compute it."""
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.what)
+def test_a_row_names_all_the_code_that_its_result_depends_on(result: Any) -> None:
+    found, todo = set[str](), list(ROOTS[result.what])
+    while todo:
+        module = todo.pop()
+        if module not in found:
+            found.add(module)
+            todo += imported_by(module)
+    parts = {module.split(".")[1] for module in found if "." in module}
+    assert parts <= set(result.code)
+    assert len(found) > 50, "otherwise this test finds no imports"
+
+
+def test_a_changed_module_changes_the_key(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr(reuse, "__file__", str(tmp_path / "reuse.py"))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a.py").write_text("x = 1\n")
+    (tmp_path / "errors.py").write_text("")
+    before = reuse.code_of.__wrapped__(("model", "errors"))
+    assert reuse.code_of.__wrapped__(("errors", "model")) == before
+    (tmp_path / "model" / "a.py").write_text("x = 2\n")
+    assert reuse.code_of.__wrapped__(("model", "errors")) != before
+
+
+# --------------------------------------------------------------------------------- what cannot be told is not kept
+
+
+def test_the_outputs_of_a_users_own_code_are_not_kept(recipe: Recipe, store: Store, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    def run(network: Any) -> Run:
+        nk_run = nk.runs.run_recipe
+        objects = nk.runs.Objects(model=network)
+        made = dataclasses.replace(recipe, model="<Module>", shapes=((3, 16, 16),))
+        return nk_run(made, tmp_path / "out", objects=objects, store=store)
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())
+    run(network)
+    assert reused(run(network)) == {"int8 network"}, "the network that came out is the same"
+
+
+def test_a_task_of_the_user_is_not_compared() -> None:
+    with pytest.raises(Unpackable):
+        Reuse(Recipe("m.onnx"), None, lambda stage, what: None)._digest(len)
+
+
+def test_a_damaged_or_foreign_value_is_computed_again(recipe: Recipe, store: Store, tmp_path: Path) -> None:
+    pipeline.run(recipe, tmp_path / "a", store=store)
+    for kept in store.entries():
+        store._remove([kept.key])
+        store.keep(kept.key, kept.what, b"\xc1")
+    again = pipeline.run(recipe, tmp_path / "b", store=store)
+    assert reused(again) == set()
+
+
+def test_the_stage_says_what_it_took(recipe: Recipe, store: Store, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from ncnnkit.progress_on_console import shown_on
+
+    pipeline.run(recipe, tmp_path / "a", store=store)
+    with (tmp_path / "log").open("w") as file, shown_on(Console(file=file, width=200), plain=True) as shown:
+        pipeline.run(recipe, tmp_path / "b", shown, store=store)
+    log = (tmp_path / "log").read_text()
+    assert "convert (network reused) " in log
+    assert "quantise (int8 network reused) " in log
+    stages = json.loads((tmp_path / "b" / "run.json").read_text())["stages"]
+    assert {stage["name"]: stage["reused"] for stage in stages}["reference outputs"] == ["outputs"]
+    assert "of an earlier run" in (tmp_path / "b" / "report.html").read_text()
+
+
+def test_a_function_gets_a_folder_and_progress(tmp_path: Path) -> None:
+    assert [field.name for field in dataclasses.fields(Tools)] == ["folder", "progress"]
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_killed_run_that_is_started_again_ends_the_same(tmp_path: Path) -> None:
+    """The short form of scripts/kill_and_resume.py."""
+    ncnnfile.save(small(), tmp_path / "model.param")
+    np.save(tmp_path / "x.npy", samples(20))
+    arguments = [
+        str(tmp_path / "model.param"), "--images", str(tmp_path / "x.npy"), "--precision", "fp32,int8", "--backend",
+        "cpu", "--seconds", "0.05", "--rounds", "1", "--effort", "fast", "--quiet",
+    ]  # fmt: skip
+    (tmp_path / "home").mkdir()
+    assert kill_and_resume(arguments, 4, 0, tmp_path / "home") == []
