@@ -68,7 +68,9 @@ def reused(document: Run) -> set[str]:
 
 def results(document: Run, out: Path) -> Any:
     """What two runs of the same recipe have in common."""
-    models = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.iterdir() if p.suffix in (".param", ".bin")}
+    models = {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.iterdir() if p.suffix in (".param", ".bin")
+    }
     quantised = document.quantisation
     assert quantised is not None
     return (

@@ -62,7 +62,7 @@ def test_what_a_killed_process_left_goes_at_the_next_start_and_nothing_else(home
         killed.kill()
         killed.wait()
         assert left.is_dir()
-        scratch._remove_left.cache_clear()
+        scratch.remove_left.cache_clear()
         with Child():
             assert not left.exists()
             assert kept.is_dir(), "its process lives"

@@ -196,7 +196,7 @@ def run(
                     try:
                         mixed[site] = find_plan(
                             made, requirements, site.machine, device=site.device, threads=threads, budget=budget,
-                            noise=lambda measure, noise=noise: noise(measure=measure), progress=stages.within(stage),
+                            noise=noise, progress=stages.within(stage),
                         )  # fmt: skip
                     except (DeviceError, RuntimeFailure) as error:  # the other devices go on
                         unplanned[site] = f"it could not be planned: {error.line()}"

@@ -15,6 +15,7 @@ import hashlib
 import importlib.util
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -209,7 +210,8 @@ class Reuse:
         if self._store and key:
             reduced = {what: counts for budget in budgets for what, counts in budget.reduced.items()}
             files = sorted(folder.glob(result.files)) if result.files else []
-            self._store.keep(key, result.what, pack((made, reduced)), files)
+            with suppress(Unpackable):
+                self._store.keep(key, result.what, pack((made, reduced)), files)
         return made
 
     def _key(self, result: Result[Any], inputs: Mapping[str, Any], progress: StepProgress) -> str:

@@ -37,7 +37,10 @@ def pack(value: Any) -> bytes:
     """
     import msgspec
 
-    return msgspec.msgpack.encode(_plain(value))
+    try:
+        return msgspec.msgpack.encode(_plain(value))
+    except UnicodeEncodeError as error:  # a file name that is not UTF-8
+        raise Unpackable(str(error)) from None
 
 
 def unpack(data: bytes) -> Any:
@@ -46,13 +49,39 @@ def unpack(data: bytes) -> Any:
 
     try:
         return _restored(msgspec.msgpack.decode(data))
-    except (msgspec.MsgspecError, ValueError, TypeError, KeyError, AttributeError, ImportError, RecursionError) as error:
+    except (
+        msgspec.MsgspecError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ImportError,
+        RecursionError,
+    ) as error:
         raise FormatError(f"is not a packed value: {error}") from None
 
 
 def digest(value: Any) -> str:
-    """The SHA-256 of a packed value. Raises Unpackable."""
-    return hashlib.sha256(pack(value)).hexdigest()
+    """A SHA-256 of a value, without a copy of its arrays. Raises Unpackable."""
+    found = hashlib.sha256()
+    _hash(_plain(value), found)
+    return found.hexdigest()
+
+
+def _hash(plain: Any, found: Any) -> None:
+    if isinstance(plain, list):
+        found.update(b"[%d " % len(plain))
+        for part in plain:
+            _hash(part, found)
+    else:
+        data = plain if isinstance(plain, bytes | memoryview) else repr(plain).encode("utf-8", "surrogatepass")
+        found.update(b"%s %d " % (type(plain).__name__.encode(), len(data)))
+        found.update(data)
+
+
+def _bytes(array: Any) -> memoryview:
+    """The values of an array, in C order."""
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 # A value that MessagePack lacks is a list that begins with one of these words; lists begin with "list".
@@ -64,7 +93,7 @@ def _plain(value: Any) -> Any:
         if array.dtype.hasobject:
             raise Unpackable("an array of objects")
         word = "array" if isinstance(value, np.ndarray) else "number"
-        return [word, array.dtype.str, list(array.shape), np.ascontiguousarray(array).tobytes()]
+        return [word, array.dtype.str, list(array.shape), _bytes(array)]
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
         if kind.__module__.partition(".")[0] != _PACKAGE or kind.__qualname__ != kind.__name__:
@@ -123,6 +152,6 @@ def content(samples: Iterable[tuple[Any, ...]]) -> str:
     for sample in samples:
         for array in sample:
             found.update(f"{array.dtype.str} {array.shape} ".encode())
-            found.update(np.ascontiguousarray(array).data)
+            found.update(_bytes(array))
         found.update(b"\n")
     return found.hexdigest()

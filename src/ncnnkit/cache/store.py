@@ -8,8 +8,8 @@
 ======================  ============================================================
 
 An entry is written in a scratch folder and renamed, so it is whole or absent, whenever a process is killed. The next
-process that writes removes what a dead one left. Nothing is synchronised to the disk: after a power failure a file may
-be wrong, and then its hash is.
+process that uses the folder removes what a dead one left. Nothing is synchronised to the disk: after a power failure a
+file may be wrong, and then its hash is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from ..codec import decode, encode
 from ..errors import FormatError, StorageError
 from ..older import file_digest
-from ..onboard.scratch import Scratch
+from ..onboard.scratch import Scratch, remove_left
 
 MOST_BYTES = 2 << 30
 """All entries together. Beyond it, the least recently used ones are removed."""
@@ -101,13 +101,16 @@ class Store:
         """
         if not self._is_ours():
             return None
+        remove_left(str(self.home))
         place = self.home / key
         try:
             entry = decode((place / _ENTRY).read_bytes(), Entry)
             value = (place / _VALUE).read_bytes()
             found = {_VALUE: hashlib.sha256(value).hexdigest()}
             for name in entry.sha256.keys() - {_VALUE}:
-                found[name] = _digest(place / name) if folder is None else _copied(place / name, folder / Path(name).name)
+                found[name] = (
+                    _digest(place / name) if folder is None else _copied(place / name, folder / Path(name).name)
+                )
             if found != entry.sha256:
                 raise ValueError("damaged")
             os.utime(place / _ENTRY)

@@ -35,7 +35,7 @@ class Scratch:
 
     def __init__(self, home: Optional[str] = None) -> None:
         home = home or tempfile.gettempdir()
-        _remove_left(home)
+        remove_left(home)
         while True:
             self.name = tempfile.mkdtemp(prefix=PREFIX, dir=home)
             with contextlib.suppress(FileNotFoundError):
@@ -64,7 +64,7 @@ def _end(name: str, lock: int) -> None:
 
 
 @lru_cache(maxsize=None)
-def _remove_left(home: str) -> None:
+def remove_left(home: str) -> None:
     """Remove the folders of dead processes, once for each parent folder."""
     for path in Path(home).glob(PREFIX + "*"):
         if re.fullmatch(PREFIX + "[a-z0-9_]{8}", path.name):

@@ -57,7 +57,7 @@ def find_plan(
     device: Device = LOCAL,
     timing: Timing | None = None,
     budget: Budget = UNBOUNDED,
-    noise: Callable[[Callable[[], Noise]], Noise] = lambda measure: measure(),
+    noise: Callable[..., Noise] = lambda measure: measure(),
     progress: StepProgress = silent_steps,
 ) -> MixedPlan:
     """The fastest mixed model that satisfies the requirements. With a required latency: the most accurate within it.
@@ -74,8 +74,8 @@ def find_plan(
             single int8 layers are measured on this machine.
         timing: the source of times; by default they are measured on the device.
         budget: what each step may compute.
-        noise: gets the function that measures the noise of single int8 layers, and returns its result, or that of an
-            earlier call.
+        noise: called with ``measure``, the function that measures the noise of single int8 layers. Returns what that
+            returns, or returned in an earlier run.
         progress: called with the progress.
 
     Raises:
@@ -89,7 +89,7 @@ def find_plan(
     with Judge(exact, _judging(quantized, shapes, budget), quantized.task, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used, budget)
-        int8 = noise(lambda: int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget))
+        int8 = noise(measure=lambda: int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget))
         progress("layer costs", 0, 0)
         costs = timing.layers(exact, fitted, shapes, choices, of_step(progress, "layer costs"))
         uniforms = [choice for choice in choices if choice != WINOGRAD]

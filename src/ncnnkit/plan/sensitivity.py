@@ -30,9 +30,7 @@ ROUNDING = 0.1
 value overflows."""
 
 
-def int8_errors(
-    forms: Forms, judge: Judge, progress: Progress = silent, *, budget: Budget = UNBOUNDED
-) -> Noise:
+def int8_errors(forms: Forms, judge: Judge, progress: Progress = silent, *, budget: Budget = UNBOUNDED) -> Noise:
     """The noise in the outputs with only one layer in int8, for each int8 layer and each int8 choice.
 
     The int8 kernels of machines differ only in rounding, so this machine measures it. If that needs too much

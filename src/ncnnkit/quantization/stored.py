@@ -37,9 +37,7 @@ class StoredQuantized:
         """What is stored of a result."""
         return cls(**{field.name: getattr(made, field.name) for field in fields(cls)})
 
-    def opened(
-        self, source: Graph, samples: Samples, *, effort: str, task: Task | None, budget: Budget
-    ) -> Quantized:
+    def opened(self, source: Graph, samples: Samples, *, effort: str, task: Task | None, budget: Budget) -> Quantized:
         """The whole result; the arguments are those of :func:`ncnnkit.quantization.quantize_images`."""
         used, held, judging = divided(samples, EFFORTS[effort], budget)
         stored = {field.name: getattr(self, field.name) for field in fields(self)}
