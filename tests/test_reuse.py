@@ -82,7 +82,8 @@ def results(document: Run, out: Path) -> Any:
     )  # fmt: skip
 
 
-ALL = {"network", "outputs", "int8 network"}
+ALL = {"network", "outputs", "int8 network", "int8-cpu"}
+"""int8-cpu: the errors of its layers."""
 
 
 def test_the_same_run_again_takes_everything_and_ends_the_same(recipe: Recipe, store: Store, tmp_path: Path) -> None:
@@ -103,6 +104,7 @@ def test_the_same_run_again_takes_everything_and_ends_the_same(recipe: Recipe, s
         ({"rounds": 2}, ALL),
         ({"require": ("cosine>=0.5",)}, ALL),
         ({"precisions": ("fp32", "fp16", "int8")}, ALL),
+        ({"force": True}, ALL - {"network"}),
         ({"method": "minmax"}, {"network", "outputs"}),
         ({"effort": "default"}, {"outputs"}),
         ({"target": "arm"}, {"network", "outputs"}),
@@ -232,6 +234,7 @@ ROOTS = {
     "outputs": ["ncnnkit.source.reference", "ncnnkit.source"],
     "int8 network": ["ncnnkit.quantization", "ncnnkit.quantization.stored"],
     "sensitivity": ["ncnnkit.plan.search", "ncnnkit.quantization"],
+    "layer errors": ["ncnnkit.comparison.layers"],
 }
 """Result -> the modules that compute it."""
 

@@ -59,7 +59,7 @@ from .record.stages import Stages
 from .record.variant import LatencyAt, Variant
 from .report import write_report
 from .report.pictures import draw_worst
-from .reuse import CONVERTED, QUANTISED, REFERENCE, SENSITIVITY, Reuse
+from .reuse import CONVERTED, LAYER_ERRORS, QUANTISED, REFERENCE, SENSITIVITY, Reuse
 from .samples.doubts import preprocessing_doubts
 from .samples.finding import in_words, paths
 from .samples.items import times
@@ -238,7 +238,10 @@ def run(
             compared = compared_layer_by_layer(specs)
             wanted, runs = min(LAYER_IMAGES, len(inputs)), 2 * (1 + len(compared))  # all blobs are copied
             few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=runs)))
-            layers = errors_by_variant(graph, compared, few, stages.progress("layer errors"))
+            errors = functools.partial(
+                take, LAYER_ERRORS, "layer errors", folder, stages.within("layer errors"), exact=graph, samples=few
+            )
+            layers = errors_by_variant(graph, compared, few, stages.progress("layer errors"), errors)
             fed_shapes = [array.shape for array in inputs[0]]
             network = network_record(graph, fed_shapes, first.int8_layers() if first else {})
         with stages("compare the images"):

@@ -66,7 +66,7 @@ class Shown:
         with self._lock:
             if self._at is not None:
                 took = duration(self._clock() - self._stage_began)
-                reused = f"({' and '.join(self._at.reused)} reused) " if self._at.reused else ""
+                reused = f"({', '.join(self._at.reused)} reused) " if self._at.reused else ""
                 stage = f"{_numbered(self._at)}{self._at.stage} "
                 self._say(Text.assemble(("✓ ", "green"), stage, (reused, "cyan"), (took, "dim")))
             self._at = None

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from .artifact import Artifact
 from .cache.packing import Unpackable, content, digest, pack, unpack
 from .cache.store import Store
 from .errors import FormatError
@@ -35,6 +36,7 @@ from .quantization.stored import StoredQuantized
 from .recipe import Recipe
 from .record.conversion import ConversionCheck
 from .record.folder import LOG
+from .record.variant import LayerError
 from .samples.stream import Samples
 from .source import ModelSource
 from .source.conversion import convert_source
@@ -147,7 +149,7 @@ def _quantise(
     return StoredQuantized.of(made)
 
 
-def _noise(asked: Any, tools: Tools, *, measure: Callable[[], Noise], **inputs: Any) -> Noise:
+def _measured(asked: Any, tools: Tools, *, measure: Callable[[], T], **inputs: Any) -> T:
     return measure()
 
 
@@ -160,11 +162,14 @@ REFERENCE = Result(
     libraries=(*LIBRARIES, *ORIGINALS), files="*.npy",
 )  # fmt: skip
 QUANTISED = Result("int8 network", _quantise, reads=("method", "threads"), code=(*LEAST, "quantization", "reuse"))
-SENSITIVITY = Result(
-    "sensitivity", _noise, reads=("threads",), code=(*LEAST, "quantization", "plan", "reuse"), uncounted=("measure",)
+SENSITIVITY: Result[Noise] = Result(
+    "sensitivity", _measured, reads=(), code=(*LEAST, "quantization", "plan", "reuse"), uncounted=("measure",)
+)
+LAYER_ERRORS: Result[list[LayerError]] = Result(
+    "layer errors", _measured, reads=(), code=(*LEAST, "quantization", "reuse"), uncounted=("measure", "name")
 )
 
-RESULTS: tuple[Result[Any], ...] = (CONVERTED, REFERENCE, QUANTISED, SENSITIVITY)
+RESULTS: tuple[Result[Any], ...] = (CONVERTED, REFERENCE, QUANTISED, SENSITIVITY, LAYER_ERRORS)
 
 
 # ------------------------------------------------------------------------------------------------------ taking them
@@ -191,7 +196,8 @@ class Reuse:
             stage: the stage that needs it.
             folder: the folder for its files.
             progress: called with (step, done, total).
-            inputs: all that the result depends on, besides the recipe.
+            inputs: all that the result depends on, besides the recipe. If there are several results in a stage, their
+                ``name`` says which it is.
         """
         key = self._key(result, inputs, progress)
         budgets = [value for value in inputs.values() if isinstance(value, Budget)]
@@ -204,7 +210,7 @@ class Reuse:
             else:
                 for budget in budgets:
                     budget.reduced.update(reduced)
-                self._found(stage, result.what)
+                self._found(stage, str(inputs.get("name", result.what)))
                 return value  # type: ignore[no-any-return]
         made = result.make(Asked(self._recipe, result.reads), Tools(folder, progress), **inputs)
         if self._store and key:
@@ -227,7 +233,7 @@ class Reuse:
 
     def _digest(self, value: Any) -> Any:
         """The content of an input. Those that take long are looked at once."""
-        if not isinstance(value, Graph | ModelSource) and not hasattr(value, "subset"):
+        if not isinstance(value, Graph | ModelSource | Artifact) and not hasattr(value, "subset"):
             return (value.allowed, value.inference) if isinstance(value, Budget) else digest(value)
         known = self._digests.get(id(value))
         if known is None:  # the value is held, so that no other gets its id
@@ -252,6 +258,8 @@ def _content(value: Any) -> Any:
         return digest(value)
     if isinstance(value, ModelSource):
         return _content_of_source(value)
+    if isinstance(value, Artifact):
+        return digest((value.graph, value.precision, value.options))
     raw = [item.digest(True) for item in getattr(value, "items", ())]  # images may be resized to further shapes
     return content(value), raw
 

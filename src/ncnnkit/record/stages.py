@@ -57,7 +57,9 @@ class Stages:
 
     def reused(self, name: str, what: str) -> None:
         """Say that a stage took something from an earlier run."""
-        self._reused.setdefault(name, []).append(what)
+        known = self._reused.setdefault(name, [])
+        if what not in known:
+            known.append(what)
         self._progress(self._position(name), 0, 0)
 
     def rows(self) -> list[Stage]:
