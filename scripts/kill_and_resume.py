@@ -178,9 +178,9 @@ def kill_and_resume(arguments: list[str], kills: int, seed: int, home: Path) -> 
             hits += 1
         (os.kill if number % 2 else os.killpg)(process.pid, signal.SIGKILL) if process.poll() is None else None
         process.wait()
-        if found := left_processes(place.mark):
-            wrong.append(f"kill {number} after {moment:.2f} s left the processes {found}")
-            for pid in found:
+        if left := left_processes(place.mark):
+            wrong.append(f"kill {number} after {moment:.2f} s left the processes {left}")
+            for pid in left:
                 with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
         if keep_old and not place.out.joinpath("run.json").exists():
@@ -193,8 +193,8 @@ def kill_and_resume(arguments: list[str], kills: int, seed: int, home: Path) -> 
         of = "the main process" if number % 2 else "the group"
         print(f"{number + 1}/{kills}: {of} after {moment:.2f} s, then {took:.1f} s; faults: {len(wrong)}", flush=True)
     print(f"{hits} of {kills} kills came before the run had ended")
-    if found := left_processes(place.mark):
-        wrong.append(f"at the end the processes {found} are left")
+    if left := left_processes(place.mark):
+        wrong.append(f"at the end the processes {left} are left")
     return wrong
 
 

@@ -22,7 +22,7 @@ from ncnnkit.cache.packing import Unpackable
 from ncnnkit.cache.store import Store
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.work import Budget
-from ncnnkit.recipe import KEYS, Recipe
+from ncnnkit.recipe import KEYS, Objects, Recipe
 from ncnnkit.record.run import Run
 from ncnnkit.reuse import RESULTS, Asked, Reuse, Tools, key_of
 
@@ -74,7 +74,7 @@ def results(document: Run, out: Path) -> Any:
     quantised = document.quantisation
     assert quantised is not None
     return (
-        models, document.files, document.warnings, document.reference, document.preprocess, document.network,
+        models, document.files, document.reference, document.preprocess, document.network,
         [(row.name, row.status, row.accuracy, row.layers) for row in document.variants],
         [dataclasses.replace(trial, seconds=0) for trial in quantised.trials],
         dataclasses.replace(quantised, trials=[]),
@@ -270,10 +270,8 @@ def test_the_outputs_of_a_users_own_code_are_not_kept(recipe: Recipe, store: Sto
     torch = pytest.importorskip("torch")
 
     def run(network: Any) -> Run:
-        nk_run = nk.runs.run_recipe
-        objects = nk.runs.Objects(model=network)
         made = dataclasses.replace(recipe, model="<Module>", shapes=((3, 16, 16),))
-        return nk_run(made, tmp_path / "out", objects=objects, store=store)
+        return pipeline.run(made, tmp_path / "out", objects=Objects(model=network), store=store)
 
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())

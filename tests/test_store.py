@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,7 +134,7 @@ def test_a_process_that_is_killed_while_it_keeps_leaves_whole_entries_only(tmp_p
 
 
 def test_values_come_back_to_the_bit_and_to_the_type() -> None:
-    value = {
+    value: dict[Any, Any] = {
         ("a", 1): [1, 1.5, float("inf"), True, None, "text", b"bytes", np.float32(0.1), np.int64(3)],
         "arrays": (np.arange(6, dtype=np.int8).reshape(2, 3).T, np.empty((0, 3), np.float16)),
         "set": frozenset({2, 1}),

@@ -136,8 +136,8 @@ def run(
             labels = open_labels(recipe.labels, evaluation, source, asked, preprocess)
             source = settle_random_weights(recipe, source, images)
         with stages("convert"):
-            few = evaluation.subset(range(min(CHECKED_SAMPLES, len(evaluation))))
-            conversion = take(CONVERTED, "convert", folder, stages.within("convert"), source=source, samples=few)
+            checked = evaluation.subset(range(min(CHECKED_SAMPLES, len(evaluation))))
+            conversion = take(CONVERTED, "convert", folder, stages.within("convert"), source=source, samples=checked)
             check = conversion.check
             if has_int8(conversion.graph):
                 raise ModelError("is an int8 model already", where=recipe.model, hint="ncnnkit bench or compare")

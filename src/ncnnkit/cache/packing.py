@@ -81,7 +81,8 @@ def _hash(plain: Any, found: Any) -> None:
 
 def _bytes(array: Any) -> memoryview:
     """The values of an array, in C order."""
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return memoryview(flat)
 
 
 # A value that MessagePack lacks is a list that begins with one of these words; lists begin with "list".
