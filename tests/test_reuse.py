@@ -128,7 +128,7 @@ def test_the_same_run_again_takes_everything_and_ends_the_same(
         ({"force": True}, ALL - {"network"}),
         ({"method": "minmax"}, {"network", "outputs"}),
         ({"effort": "default"}, {"outputs"}),
-        ({"target": "arm"}, {"network", "outputs"}),
+        ({"target": "arm"}, ALL - {"int8 network"}),  # the int8 network for arm is the same here, so its layers are
         ({"preprocess": {"divisor": 1.0}}, set()),
     ],
 )
