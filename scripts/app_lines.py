@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Print how many lines of C++ an app has, by task and by what they are for.
+"""Print how many lines of C++ an app has, by task and by purpose.
 
     scripts/app_lines.py [--files detection]
 
-Each app takes images and has examples, as that of a run does, and none of the parts that a user asks for. With --files:
-the lines of each file of one task's app.
+Each app takes images and has examples, like the app of a run, and has no optional parts. With --files: the lines of
+each file of one task's app.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ PURPOSES = {
     "self-test": ("selftest",),
     "command line, many inputs, printing": ("main", "options", "frames", "report", "json", "failure"),
 }
-"""What lines are for -> names of files."""
+"""Purpose of lines -> names of files."""
 
 
 def app_of(name: str) -> Shipment:
-    """What is shipped of a network of a task, which is a stand-in: an app depends on its card."""
+    """The shipment of a network of a task. The network is a stand-in, because an app only depends on its card."""
     task, decoder, shape, how = TASKS[name]
     count = 2 if decoder and decoder.prototypes else 1
     outputs = "".join(f"ReLU r{i} 1 1 s{i} out{i}\n" for i in range(count))

@@ -4,19 +4,19 @@
     scripts/bench_app.py APP [APP ...] --images DIR [DIR ...] [--variants fp32,int8] [--gpu] [--rounds 5]
 
 APP is the folder of an app: in C++ with its program in build/native, or in Python. DIR has the images of each app, or
-of all. A row of the table is a variant of an app. A figure is the median over the rounds, with the least and the
-largest.
+of all apps. A row of the table is a variant of an app. A figure is the median over the rounds, with the least and the
+largest value.
 
-- cold, warm: duration of a process that answers one image. Before a cold start, the app's files leave the page cache,
-  and the caches of a GPU's pipelines are empty. The warm start follows it.
-- load, first, median: of the warm start, what --json says: loading, the first inference, the following ones.
+- cold, warm: duration of a process that answers one image. Before a cold start, the app's files are removed from the
+  page cache, and the caches of a GPU's pipelines are empty. The warm start follows it.
+- load, first, median: the times of the warm start in --json: loading, the first inference, the following inferences.
 - MB: peak resident memory.
-- images/s: of a folder, by one stream, from the first answer to the last, with decoding and preprocessing; with
-  --streams, by the fastest split, if the app has that part.
-- SQNR: of the self-test's examples against the original, dB, as run.json has it.
+- images/s: the rate for a folder with one stream, from the first answer to the last, including decoding and
+  preprocessing; if the app has --streams, also the rate of the fastest split.
+- SQNR: of the self-test's examples against the original, dB, as in run.json.
 
-All programs start in turns, so that drift hits all alike. A figure of a machine at work is worth nothing: the script
-warns if the load is high.
+All programs take turns, so that drift affects all equally. Figures from a busy machine are not valid; the script warns
+if the load is high.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 BUSY = 0.5
-"""The load average at which other processes disturb."""
+"""The load average above which other processes disturb the measurement."""
 COLUMNS = {
     "cold": "cold ms", "warm": "warm ms", "load": "load ms", "first": "first ms", "median": "median ms", "memory": "MB",
     "rate": "images/s", "streams": "with --streams", "sqnr": "SQNR dB",
@@ -49,12 +49,12 @@ class Row:
     """A variant of an app.
 
     Attributes:
-        app: its folder.
+        app: the folder of the app.
         words: the program and its model.
-        options: those of the variant.
-        images: to answer.
+        options: the options of the variant.
+        images: the images to answer.
         samples: figure -> its value in each round.
-        note: what is to be said of it.
+        note: a remark for the table.
     """
 
     app: Path
@@ -69,7 +69,7 @@ class Row:
         self.samples.setdefault(figure, []).append(value)
 
     def rounds(self) -> int:
-        """How many were measured."""
+        """The number of measured rounds."""
         return len(self.samples.get("cold", ()))
 
     def cell(self, figure: str) -> str:
@@ -95,7 +95,7 @@ def main() -> None:
     if not rows:
         parser.error("no app has such a variant")
     load = os.getloadavg()[0]
-    with contextlib.suppress(KeyboardInterrupt):  # the rounds that were done are shown
+    with contextlib.suppress(KeyboardInterrupt):  # the finished rounds are shown
         for number in range(args.rounds + 1):
             for index, row in enumerate(rows):
                 progress = f"\rround {number} of {args.rounds}, {index + 1} of {len(rows)}"
@@ -106,7 +106,7 @@ def main() -> None:
     print(file=sys.stderr)
     print(f"{max(map(Row.rounds, rows))} rounds, {os.cpu_count()} CPUs, load {load:.2f} before")
     if load > BUSY:
-        print("note: other processes were at work: do not trust these figures")
+        print("note: other processes were running; do not trust these figures")
     shown = [figure for figure in COLUMNS if any(figure in row.samples for row in rows)]
     print("\n| app | " + " | ".join(COLUMNS[figure] for figure in shown) + " |")
     print("| --- |" + " --- |" * len(shown))
@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def rows_of(app: Path, images: Path, wanted: set[str], gpu: bool) -> Iterator[Row]:
-    """The variants of an app that are to be measured."""
+    """The variants of an app to measure."""
     in_python = (app / "infer.py").is_file()
     program = [sys.executable, str(app / "infer.py")] if in_python else [str(app / "build/native/infer")]
     files = sorted(path for path in images.rglob("*") if path.is_file())
@@ -131,7 +131,7 @@ def rows_of(app: Path, images: Path, wanted: set[str], gpu: bool) -> Iterator[Ro
 
 
 def measure(row: Row) -> None:
-    """One round."""
+    """Measure one round."""
     with tempfile.TemporaryDirectory() as cache:
         forget(row.app)
         seconds, _ = started(row, cache, str(row.images[0]), "--loop=1")
@@ -160,12 +160,12 @@ def forget(app: Path) -> None:
     for path in app.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
-                os.fsync(file.fileno())  # only what is on the disk can leave
+                os.fsync(file.fileno())  # only pages that are on the disk can be dropped
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def started(row: Row, cache: str, *words: str) -> tuple[float, dict[str, Any]]:
-    """Seconds of a process, and what its last line of JSON says. A self-test may fail."""
+    """The seconds of a process, and its last line of JSON. A self-test may fail."""
     start = time.perf_counter()
     done = subprocess.run(
         [*row.words, *words, *row.options], capture_output=True, text=True, env=environment(cache), check=False
@@ -195,7 +195,7 @@ def rate(row: Row, cache: str) -> float:
 
 
 def environment(cache: str) -> dict[str, str]:
-    """With caches of a GPU's pipelines in a folder of their own, ours and the drivers'."""
+    """The environment with a separate folder for the caches of a GPU's pipelines, ncnnkit's and the drivers'."""
     names = ("XDG_CACHE_HOME", "__GL_SHADER_DISK_CACHE_PATH", "MESA_SHADER_CACHE_DIR")
     return {**os.environ, **dict.fromkeys(names, cache)}
 

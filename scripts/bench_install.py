@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What installing ncnnkit costs: time, size, and the largest packages, for each Python.
+"""Measure the installation of ncnnkit for each Python: the time, the size, and the largest packages.
 
     scripts/bench_install.py [PYTHON ...]
 
 Without arguments: each of python3.10 to python3.14 that is on the PATH and works.
 
-The wheel is built once. Each Python gets a new virtual environment with it; ncnnkit is imported there, asked for help,
-and converts the network that comes with it. Sizes are of what lies on the disk, without pip: as unpacked, and with the
-bytecode that pip compiles. Times depend on the network.
+The wheel is built once. Each Python gets a new virtual environment with it. There, ncnnkit is imported, prints its
+help, and converts the network that comes with it. Sizes are sizes on the disk, without pip: as unpacked, and with the
+bytecode that pip compiles. Times depend on the internet connection.
 """
 
 from __future__ import annotations

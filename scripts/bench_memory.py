@@ -1,9 +1,9 @@
-"""Peak memory of ``ncnnkit run`` against the number of images: it must not grow with them.
+"""Peak memory of ``ncnnkit run`` against the number of images. It must not grow with their number.
 
 Makes folders of random 32x32 PNG files and a small network, runs the main job on each, and watches the process and all
-its descendants. Memory is the proportional set size (PSS): what two processes share counts once. A process that was
-just started, and shares the memory of its parent until it runs its own program, is not counted. Timings do not matter
-here, so the figures hold on a busy machine, too.
+its descendants. Memory is the proportional set size (PSS), in which memory that two processes share counts once. A
+process that was just started shares the memory of its parent until it runs its own program, and is not counted. Timings
+do not matter here, so the figures hold on a busy machine, too.
 
     python scripts/bench_memory.py --counts 200,20000
     python scripts/bench_memory.py --counts 30,300 --network dense
@@ -46,12 +46,12 @@ Convolution   c1  1 1 in0 b1 0=32 1=3 4=1 5=1 6=864 9=1
 Interp        up  1 1 b1 out0 0=1 1=8.0 2=8.0
 """,
 }
-EVERY = 0.05  # seconds between two looks
+EVERY = 0.05  # seconds between two measurements
 
 
 @dataclass
 class Peak:
-    """What was seen of a run, MB."""
+    """The peak memory of a run, MB."""
 
     together: float = 0.0
     parent: float = 0.0
@@ -92,7 +92,7 @@ def family(pid: int) -> Iterator[int]:
 
 
 def begun(pid: int, parent: int) -> bool:
-    """Whether a child runs its own program; before, between ``vfork`` and ``exec``, it shows its parent's memory."""
+    """Whether a child runs its own program. Between ``vfork`` and ``exec`` it shows its parent's memory."""
     return Path(f"/proc/{pid}/cmdline").read_bytes() != Path(f"/proc/{parent}/cmdline").read_bytes()
 
 
@@ -102,7 +102,7 @@ def pss_mb(pid: int) -> float:
 
 
 def watch(command: list[str]) -> Peak:
-    """Run a command to its end; this program ends with it where it fails."""
+    """Run a command to its end. If it fails, this program ends, too."""
     peak = Peak()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
@@ -111,7 +111,7 @@ def watch(command: list[str]) -> Peak:
                 for pid in family(process.pid):
                     if pid == process.pid or begun(pid, process.pid):
                         found[pid] = pss_mb(pid)
-            except OSError:  # one has ended meanwhile
+            except OSError:  # a process has ended meanwhile
                 pass
             peak.together = max(peak.together, sum(found.values()))
             peak.parent = max(peak.parent, found.pop(process.pid, 0.0))

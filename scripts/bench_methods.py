@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The error of int8 by each method of the quantiser, alone and together, and by ncnn's own tools; over several draws.
+"""Measure the error of int8 with each method of the quantiser, alone and together, and with ncnn's own tools.
 
     scripts/bench_methods.py MODEL --images DIR --native DIR [--weights none] [--draws 5] [--every 1] [--alone]
 
-DIR holds photographs NNNN.jpg, NNNN being the class. Those whose number ends in 0 calibrate: a draw is 80 of them. All
-others evaluate, or every n-th of them. Errors are of the outputs against the fp32 network. Methods are run without
-their guards, to see where they hurt; "default" and "fast" are what users get.
+Several draws are measured. DIR contains photographs NNNN.jpg, where NNNN is the class. The photographs with a number
+that ends in 0 calibrate: a draw is 80 of them. All others evaluate, or every n-th of them. Errors are of the outputs
+against the fp32 network. Methods run without their guards, to show where they make the error larger; "default" and
+"fast" are the efforts of users.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ METHODS: Mapping[str, Effort] = {
     "zero points, GPTQ, biases, gains": _fit("rounding", "bias", "gain", zero_points=True),
     "migration, zero points, GPTQ, biases": _fit("rounding", "bias", zero_points=True, strengths=(0.5,)),
 }
-"""Each is MSE thresholds and what it says."""
+"""Each row uses MSE thresholds, and the methods in its name."""
 
 
 def main() -> None:
@@ -100,9 +101,9 @@ def main() -> None:
 
 
 def activations_alone(exact: Graph, int8: Graph) -> Graph:
-    """The fp32 network in which what int8 layers read is rounded and clipped as they do it, and the weights are exact.
+    """The fp32 network with exact weights, in which the inputs of int8 layers are rounded and clipped as in int8.
 
-    What is left is the floor of every method that only chooses weights and biases.
+    Its error is a lower bound for every method that only chooses weights and biases.
     """
     made, scalar = Graph(), {"op_type": 2, "with_scalar": 1}
     for original, rounded in zip(exact.layers, int8.layers, strict=True):

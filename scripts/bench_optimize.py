@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Time reading, optimising and writing a model, by ncnnkit and by ncnn's own ncnnoptimize.
+"""Time reading, optimising and writing a model with ncnnkit and with ncnn's ncnnoptimize.
 
     scripts/bench_optimize.py model.param --native path/to/ncnnoptimize [--rounds 9] [--fp16] [--folder DIR]
 
-Three ways, taken in turns so that drift hits all alike: ncnnoptimize as a process, ncnnkit within this process, and
-ncnnkit as a process of its own, Python's start included. The files lie in the page cache; all write to the same folder.
-Times are wall-clock milliseconds.
+Three ways take turns, so that drift affects all equally: ncnnoptimize as a process, ncnnkit within this process, and
+ncnnkit as a separate process, including the start of Python. The files are in the page cache, and all ways write to the
+same folder. Times are wall-clock milliseconds.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _run(*command: str | Path) -> None:
 
 
 def _measure(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each way, by round; a first round warms up and does not count."""
+    """The milliseconds of each way in each round. The first round warms up and does not count."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, way in ways.items():

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The mixed model beside the uniform ones: error, latency in one interleaved run, and what the plan predicted.
+"""Compare the mixed model with the uniform models: the error, the latency in one interleaved run, and the prediction.
 
     scripts/bench_plan.py MODEL --images DIR [--weights none] [--require 'cosine>=0.999'] [--rounds 20]
 
-DIR holds photographs NNNN.jpg. Those whose number ends in 0 calibrate, and a fifth of them judge the plan; those ending
-in 5 evaluate.
+DIR contains photographs NNNN.jpg. The photographs with a number that ends in 0 calibrate, and a fifth of them judge the
+plan; those that end in 5 evaluate.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
         print(f"choices: {dict(Counter(plan.choices.values()))}")
         print(
             f"predicted {plan.predicted_ms:.2f} ms, noise over signal {plan.predicted_noise:.3g}; "
-            f"there {plan.errors.relative:.3g}"
+            f"measured {plan.errors.relative:.3g}"
         )
         graphs = {"fp32": found.graph, "bf16": found.graph, "int8": made.graph, "mixed": plan.graph}
         specs = []
@@ -75,13 +75,13 @@ def main() -> None:
             print(
                 f"{row.name:8} MSE {error.mse:.3g}  cosine {error.cosine or 0:.5f}  median "
                 f"{latency.median:.2f} ms  p90 {latency.p90:.2f}  spread {latency.spread:.2f}  "
-                f"mixed over it {mixed / latency.median:.2f}"
+                f"mixed / this {mixed / latency.median:.2f}"
             )
         predicted = plan.speed_at(medians[0]) * plan.predicted_ms
-        print(f"predicted latency, at the speed fp32 shows here, over measured: {predicted / mixed:.2f}")
+        print(f"predicted latency (at the measured speed of fp32) / measured latency: {predicted / mixed:.2f}")
         outputs = outputs_of(plan.graph, found.evaluation, "mixed", folder / "outputs")
         same = errors_of(outputs, reference, Classification()).figures()["top1_agreement"]
-        print(f"best class as fp32's on {same or 0:.1%} of {len(found.evaluation)} images")
+        print(f"same best class as fp32 on {same or 0:.1%} of {len(found.evaluation)} images")
 
 
 if __name__ == "__main__":

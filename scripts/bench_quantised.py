@@ -1,9 +1,9 @@
-"""Figures of docs/benchmarks.md: int8 of a network that ONNX Runtime quantised, against that quantised network.
+"""Compare ncnn's int8 with a network that ONNX Runtime quantised, for docs/benchmarks.md.
 
     python scripts/bench_quantised.py MODEL.onnx --images DIR [--count 40]
 
-The model is quantised statically with the first images in each of ONNX Runtime's forms. The table compares, on the
-other images, ncnn's int8 with the quantised original: with its own scales, and with new ones.
+The model is quantised statically with the first images in each of ONNX Runtime's forms. The table compares ncnn's int8
+with the quantised original on the other images: once with the scales of the original, and once with new scales.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--images", required=True)
-    parser.add_argument("--count", type=int, default=40, help="images to quantise with, and as many to compare on")
+    parser.add_argument("--count", type=int, default=40, help="number of images for quantising, and for comparing")
     parser.add_argument("--target", default="x86", choices=sorted(TARGETS))
-    parser.add_argument("--effort", default="default", help="of the new scales")
+    parser.add_argument("--effort", default="default", help="effort of the new scales")
     args = parser.parse_args()
     source = open_model(args.model)
     preprocess, _ = choose_preprocess(source, "", {})

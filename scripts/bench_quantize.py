@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""int8 by ncnnkit and by ncnn's own ncnn2table and ncnn2int8: error, latency, and the time calibrating takes.
+"""Compare int8 of ncnnkit with ncnn's ncnn2table and ncnn2int8: the error, the latency, and the time of calibrating.
 
     scripts/bench_quantize.py MODEL --images DIR [--native DIR] [--weights none] [--preset NAME] [--rounds 5]
 
-DIR holds photographs NNNN.jpg. Those whose number ends in 0 calibrate, those ending in 5 evaluate. Every way reads the
-same tensors, written once as .npy files. Errors are of the outputs against the fp32 network. All int8 models are timed
-in one run with interleaved rounds; calibrating is timed as whole processes, taken in turns.
+DIR contains photographs NNNN.jpg. The photographs with a number that ends in 0 calibrate, and those that end in 5
+evaluate. Every way reads the same tensors from .npy files. Errors are of the outputs against the fp32 network. All int8
+models are timed in one run with interleaved rounds. Calibrating is timed as whole processes, which take turns.
 """
 
 from __future__ import annotations
@@ -62,12 +62,13 @@ def main() -> None:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A network and the tensors all ways read.
+    """A network, and the tensors that all ways read.
 
     Attributes:
-        graph: fp32, optimised; also ``fp32.param`` in ``folder``.
-        calibration, evaluation: in files, read one by one; the former also as ``NNNN.npy`` in ``folder``.
-        labels: classes of the latter.
+        graph: the optimised network in fp32. It is also ``fp32.param`` in ``folder``.
+        calibration, evaluation: the samples, in files and read one by one. The calibration samples are also
+            ``NNNN.npy`` in ``folder``.
+        labels: the classes of the evaluation samples.
     """
 
     graph: Graph
@@ -79,7 +80,10 @@ class Prepared:
 
 
 def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
-    """Images whose number ends in 0 calibrate, those ending in one of ``digits`` evaluate."""
+    """Prepare a network.
+
+    Images with a number that ends in 0 calibrate; those that end in one of ``digits`` evaluate.
+    """
     recipe = Recipe(args.model, preset=args.preset, weights=args.weights)
     source = open_model(args.model, weights=args.weights)
     preprocess, _ = choose_preprocess(source, recipe.preset, recipe.preprocess)
@@ -102,14 +106,14 @@ def prepare(args: argparse.Namespace, folder: Path, digits: str) -> Prepared:
 
 
 def outputs_of(graph: Graph, samples: Samples, precision: str, folder: Path) -> Outputs:
-    """The first output on every sample, in a file in ``folder``."""
+    """The first output for every sample, in a file in ``folder``."""
     with nk.Session(graph, precision=precision) as session:
         names = session.outputs[:1]
         return keep_outputs(names, (session.blobs(*sample, names=names) for sample in samples), folder)
 
 
 def native_model(tools: Path, found: Prepared, chosen: Sequence[int] | Array, method: str) -> Graph:
-    """The int8 model of ncnn2table and ncnn2int8, from the calibration samples of some numbers."""
+    """The int8 model of ncnn2table and ncnn2int8, from the calibration samples with these numbers."""
     folder = found.folder
     native_table(tools, found, chosen, method)
     fp32, made = (folder / "fp32.param", folder / "fp32.bin"), folder / f"native-{method}.param"
@@ -181,7 +185,10 @@ def _report_models(
 
 
 def _report_calibrating(args: argparse.Namespace, found: Prepared) -> None:
-    """Whole processes, in turns; the first round warms up. Quantising with effort fast writes the model, too."""
+    """Time whole processes, which take turns.
+
+    The first round warms up. Quantising with effort fast writes the model, too.
+    """
     folder, every = found.folder, range(len(found.calibration))
     (folder / "samples.txt").write_text("".join(f"{folder}/{i:04}.npy\n" for i in every))
     ways: dict[str, Any] = {}

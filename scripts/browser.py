@@ -1,7 +1,7 @@
-"""Chromium without a window, asked through a pipe: pages, their errors, and pictures of them.
+"""Controls Chromium without a window through a pipe: opens pages, reads their errors, and takes pictures.
 
-The protocol is Chromium's own (DevTools), as JSON with a zero byte between messages, over two pipes that Chromium has
-as file descriptors 3 and 4. One browser opens many pages, since its start takes most of the time.
+The protocol is Chromium's own (DevTools): JSON with a zero byte between messages, over two pipes that Chromium has as
+file descriptors 3 and 4. One browser opens many pages, because its start takes most of the time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Page:
     """An open page.
 
     Attributes:
-        errors: what it wrote to its console as an error, and exceptions of its scripts.
+        errors: the errors in its console, and the exceptions of its scripts.
     """
 
     browser: Browser
@@ -50,11 +50,11 @@ class Page:
     errors: list[str] = field(default_factory=list)
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        """An answer of the page, see Chromium's protocol."""
+        """The answer of the page to a message of Chromium's protocol."""
         return self.browser.ask(method, self.session, **params)
 
     def open(self, path: Path, width: int = 1200, height: int = 900, *, dark: bool = False) -> float:
-        """Open a file; returns how long it took until all of it was loaded, seconds."""
+        """Open a file. Returns the seconds until it was loaded completely."""
         self.resize(width, height)
         scheme = "dark" if dark else "light"
         self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
@@ -70,7 +70,7 @@ class Page:
         )
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page. Raises BrowserError for an exception."""
+        """The value of a JavaScript expression in the page. Raises BrowserError for an exception."""
         answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise BrowserError(json.dumps(answer["exceptionDetails"])[:500])
@@ -82,12 +82,12 @@ class Page:
         return base64.b64decode(answer["data"])
 
     def pdf(self) -> bytes:
-        """The page as it is printed."""
+        """The printed page as PDF."""
         return base64.b64decode(self.ask("Page.printToPDF", printBackground=True)["data"])
 
 
 class Browser:
-    """A running Chromium; a context manager, which ends it.
+    """A running Chromium. A context manager; leaving it ends the browser.
 
     Raises:
         BrowserError: there is no browser, or it does not answer.
@@ -100,7 +100,7 @@ class Browser:
         self._profile = TemporaryDirectory(prefix="ncnnkit-browser-", ignore_cleanup_errors=True)
         ours_out, self._to = os.pipe()
         self._from, theirs = os.pipe()
-        # The shell puts the pipes where Chromium wants them, whatever numbers they have here.
+        # The shell moves the pipes to the file descriptors that Chromium needs.
         line = f'exec 3<&{ours_out} 4>&{theirs}; exec "$@"'
         self._process = subprocess.Popen(
             [
@@ -125,7 +125,7 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._to)  # Chromium ends when its pipe does
+        os.close(self._to)  # Chromium ends when its pipe is closed
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -146,7 +146,7 @@ class Browser:
         self.ask("Target.closeTarget", targetId=target)
 
     def ask(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """The answer to a message. Raises BrowserError where it is an error."""
+        """The answer to a message. Raises BrowserError if the answer is an error."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": params, **({"sessionId": session} if session else {})}
         raw = json.dumps(message).encode() + b"\0"
@@ -160,7 +160,7 @@ class Browser:
         return result
 
     def wait_for(self, event: str, session: str) -> None:
-        """Return when a page has sent an event since it was last waited for."""
+        """Wait until a page has sent an event, since the last wait for it."""
         while (session, event) not in self._events:
             self._next()
         self._events.remove((session, event))

@@ -1,4 +1,4 @@
-"""docs/reference/commands.md: every command and option, from the command line itself (scripts/make_docs.py)."""
+"""Makes docs/reference/commands.md from the command line: every command and option (see scripts/make_docs.py)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INTRODUCTION = """\
 
 
 def page() -> str:
-    """The whole page."""
+    """The page as Markdown."""
     parts = [INTRODUCTION, *_overview()]
     for row in COMMANDS:
         module = importlib.import_module(f"ncnnkit.cli.{row.module}")
@@ -43,7 +43,7 @@ def _overview() -> Iterator[str]:
 
 
 def _command(made: Any, path: str, heading: str) -> Iterator[str]:
-    """The section of a command, then those of the commands below it."""
+    """The section of a command, followed by the sections of its subcommands."""
     context = made.context_class(made, info_name=path)
     parameters = [one for one in made.get_params(context) if not one.hidden and one.name != "help"]
     arguments = [one for one in parameters if not one.opts[0].startswith("-")]

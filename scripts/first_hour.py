@@ -1,11 +1,11 @@
-"""A newcomer's first hour on a clean machine, recorded: docs/first-hour.md, and the installation in docs/benchmarks.md.
+"""Record a newcomer's first hour on a clean machine: docs/first-hour.md, and the installation in docs/benchmarks.md.
 
 python scripts/first_hour.py                  # write both; takes some minutes
 python scripts/first_hour.py --python python3.12 --keep /tmp/hour
 
-It makes a virtual environment with nothing in it, installs this tree with pip, copies the network and the photographs
-that come with ncnnkit, and types what a newcomer types, mistakes included. The page shows each command with its exit
-code, its duration, and the longest time without a line. It fails if an exit code is not the expected one.
+It makes an empty virtual environment, installs this tree with pip, copies the network and the photographs that come
+with ncnnkit, and runs the commands of a newcomer, including mistakes. The page shows each command with its exit code,
+its duration, and the longest time without a line. It fails if an exit code is not the expected one.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ DATA = ROOT / "src/ncnnkit/data"
 PAGE = ROOT / "docs/first-hour.md"
 BENCHMARKS = ROOT / "docs/benchmarks.md"
 WIDTH = 100
-"""Columns of the terminal."""
+"""The number of columns of the terminal."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What the newcomer types.
+    """A command of the newcomer.
 
     Args:
         command: a line for the shell.
-        why: what the page says before it.
-        first: how many lines of its output the page shows from the beginning.
-        last: how many from the end.
-        code: the exit code that it must have.
-        heading: of a section of the page that begins here.
+        why: the text of the page before it.
+        first: the number of lines that the page shows from the beginning of the output.
+        last: the number of lines that it shows from the end.
+        code: the expected exit code.
+        heading: the heading of a section of the page that begins here; empty for none.
     """
 
     command: str
@@ -53,69 +53,76 @@ class Step:
 
 
 STEPS = (
-    Step("ncnnkit --version", "Is it there?", heading="Looking around"),
-    Step("ncnnkit --help", "What can it do? The list of commands goes on:", 22),
+    Step("ncnnkit --version", "Check that it is installed:", heading="Looking around"),
+    Step("ncnnkit --help", "The help lists the commands. The first lines:", 22),
     Step(
         "ncnnkit doctor",
-        "What works on this machine? A `note` is no error. Here it says that there is no GPU, so the next commands get "
-        "`--backend cpu`.",
+        "What works on this machine. A `note` is not an error. Here it says that there is no GPU, so the next commands "
+        "have `--backend cpu`.",
     ),
     Step(
         "ncnnkit run model.onnx --images photos/ --backend cpu --effort fast --out out/",
-        "The whole way, quickly: `--effort fast`. In a terminal a bar shows the progress; a log like this one gets a "
-        "line for each stage. The page leaves out the lines that only say how long a stage takes so far.",
+        "A quick whole run: `--effort fast`. A terminal shows a progress bar; a log like this one has a line for each "
+        "stage. Lines that only show how long a stage has taken so far are left out here.",
         16,
         24,
         heading="The first run",
     ),
-    Step("ls out/", "What came out? `report.html` opens in a browser.", 30),
-    Step("ncnnkit explain-layer out/ --sort ms", "Why these precisions?", 10),
-    Step("ncnnkit report out/", "The report can be written again from `run.json`.", 0, 4),
+    Step("ls out/", "The run folder. `report.html` opens in a browser.", 30),
+    Step("ncnnkit explain-layer out/ --sort ms", "The reasons for the precision of each layer:", 10),
+    Step("ncnnkit report out/", "The report can be written again from `run.json`:", 0, 4),
     Step(
         "ncnnkit bench out/model-fp32.param --backend cpu --seconds 1",
-        "How fast is it, at each precision?",
+        "The speed at each precision:",
         8,
         6,
         heading="Looking closer",
     ),
-    Step("ncnnkit profile out/model-fp32.param --repeats 5", "Where does the time go?", 6, 3),
+    Step("ncnnkit profile out/model-fp32.param --repeats 5", "The time of each layer:", 6, 3),
     Step(
         "ncnnkit compare out/model-fp32.param out/model-int8.param --images photos/ --layers",
-        "Where does int8 lose accuracy?",
+        "The layers in which int8 loses accuracy:",
         10,
         2,
     ),
-    Step("ncnnkit app out/ --lang python -o app/", "A program to ship; C++ without `--lang`.", 12, heading="A program"),
-    Step("python app/infer.py photos/astronaut-1.jpg", "It needs ncnn, NumPy and Pillow, and nothing of ncnnkit.", 12),
-    Step("ncnnkit verify app/", "Does it compute what the run measured?", 12),
+    Step(
+        "ncnnkit app out/ --lang python -o app/",
+        "A program to ship. Without `--lang` it is a C++ project.",
+        12,
+        heading="A program",
+    ),
+    Step(
+        "python app/infer.py photos/astronaut-1.jpg", "The program needs ncnn, NumPy and Pillow, but not ncnnkit.", 12
+    ),
+    Step("ncnnkit verify app/", "The self-test checks that it computes the same as the run.", 12),
     Step(
         "ncnnkit run modle.onnx --images photos/",
-        "A name mistyped.",
+        "A mistyped name.",
         code=3,
-        heading="What goes wrong in the first hour",
+        heading="Errors of the first hour",
     ),
-    Step("ncnnkit run photos/astronaut-1.jpg --images photos/", "Not a network.", code=3),
-    Step("ncnnkit run model.onnx", "No images.", code=3),
-    Step("ncnnkit run model.onnx --images pictures/", "A folder that is not there.", code=3),
-    Step("ncnnkit run model.onnx --images empty/", "A folder with nothing in it.", code=3),
-    Step("ncnnkit run model.onnx --images notes/", "A folder with other files.", code=3),
-    Step("ncnnkit run mynet.py --images photos/", "A file of Python in place of a network.", code=3),
-    Step("ncnnkit run mynet --images photos/", "A module without its function.", code=3),
+    Step("ncnnkit run photos/astronaut-1.jpg --images photos/", "A file that is not a network.", code=3),
+    Step("ncnnkit run model.onnx", "A command without images.", code=3),
+    Step("ncnnkit run model.onnx --images pictures/", "A folder that does not exist.", code=3),
+    Step("ncnnkit run model.onnx --images empty/", "An empty folder.", code=3),
+    Step("ncnnkit run model.onnx --images notes/", "A folder without images.", code=3),
+    Step("ncnnkit run mynet.py --images photos/", "A Python file instead of a network.", code=3),
+    Step("ncnnkit run mynet --images photos/", "A module without a function name.", code=3),
     Step("ncnnkit run mynet:built --images photos/", "A function that the module does not have.", code=3),
     Step("ncnnkit run torchvision:resnet50 --images photos/", "A network of torchvision, without torch.", code=3),
-    Step("ncnnkit run model.onnx --image photos/", "An option mistyped.", 20, code=2),
+    Step("ncnnkit run model.onnx --image photos/", "A mistyped option.", 20, code=2),
     Step("ncnnkit run model.onnx --images photos/ --precision int4", "A precision that does not exist.", code=3),
     Step("ncnnkit run model.onnx --images photos/ --require 'accuracy>=1'", "A figure that does not exist.", code=3),
-    Step("ncnnkit run model.onnx --images photos/ --on myboard", "A board without a name.", code=3),
-    Step("ncnnkit bench out/model-fp32.bin", "The weights in place of the `.param`.", code=3),
-    Step("ncnnkit explain-layer photos/", "A folder that is no run.", code=3),
-    Step("ncnnkit app out/ -o out/", "A program into the folder of the run.", code=4),
+    Step("ncnnkit run model.onnx --images photos/ --on myboard", "A board that is not known.", code=3),
+    Step("ncnnkit bench out/model-fp32.bin", "The weights instead of the `.param`.", code=3),
+    Step("ncnnkit explain-layer photos/", "A folder without a run.", code=3),
+    Step("ncnnkit app out/ -o out/", "A program in the folder of the run.", code=4),
 )
 
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a command: its exit code, lines, duration and longest silence in seconds."""
+    """The result of a command: its exit code, its lines, and its duration and longest silence in seconds."""
 
     code: int
     lines: tuple[str, ...]
@@ -124,7 +131,7 @@ class Done:
 
 
 def watched(command: Sequence[str], folder: Path, env: dict[str, str]) -> Done:
-    """Run a command, and note when its lines come."""
+    """Run a command, and record when it prints lines."""
     start = last = time.monotonic()
     silence, lines = 0.0, []
     with subprocess.Popen(
@@ -175,7 +182,7 @@ def largest(environment: Path, count: int = 6) -> list[tuple[str, float]]:
 
 
 def prepare(folder: Path) -> None:
-    """What the newcomer has: a network, photographs, and some files that are of no use."""
+    """Make the newcomer's files: a network, photographs, and some files that are not usable."""
     folder.mkdir()
     shutil.copy(DATA / "efficientnet-lite0.onnx", folder / "model.onnx")
     shutil.copytree(DATA / "images/calibration", folder / "photos")
@@ -188,7 +195,7 @@ def prepare(folder: Path) -> None:
 
 
 def machine() -> str:
-    """This machine: its processor, cores, and what else it does."""
+    """A description of this machine: its processor, its cores, and whether it is busy."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -199,7 +206,7 @@ def machine() -> str:
 
 
 def replaced(page: Path, name: str, text: str) -> None:
-    """Put a text between the marks of a part of a page that is made."""
+    """Put a text between the marks of a generated part of a page."""
     old = page.read_text(encoding="utf-8")
     begin, end = f"<!-- {name}: made by scripts/first_hour.py -->\n", f"<!-- end of {name} -->"
     new, count = re.subn(re.escape(begin) + ".*?" + re.escape(end), lambda _: begin + text + end, old, flags=re.DOTALL)
@@ -213,9 +220,9 @@ INTRODUCTION = """\
 
 <!-- Made by scripts/first_hour.py. Change that, or run it again. -->
 
-What a newcomer sees who installs ncnnkit in an empty environment and tries it with the network and the photographs that
-come with it: a recording, mistakes included. The network is `model.onnx`, the photographs are in `photos/`. Long
-outputs are shortened (`…`).
+This page is a recording. A newcomer installs ncnnkit in an empty environment, and tries it with the network and the
+photographs that come with it. Typical mistakes are included. The network is `model.onnx`, and the photographs are in
+`photos/`. Long outputs are shortened (`…`).
 
 Recorded on {machine}. Other work makes the times longer.
 

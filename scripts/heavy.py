@@ -1,10 +1,10 @@
-"""How long `ncnnkit run` takes for heavy networks, stage by stage, and how often each stage runs the network.
+"""Measure how long `ncnnkit run` takes for heavy networks, stage by stage, and how often each stage runs the network.
 
-Every network runs in a process of its own, and its result is added to a file as soon as it is there: a run that was
-stopped goes on with the next network. The inputs are noise, and all weights are random. Prints tables for
-docs/benchmarks.md. Needs torch and torchvision.
+Every network runs in a separate process, and its result is added to a file at once, so a run that was stopped continues
+with the next network. The inputs are noise, and all weights are random. Prints tables for docs/benchmarks.md. Needs
+torch and torchvision.
 
-    python scripts/heavy.py                               # what is missing
+    python scripts/heavy.py                               # all missing networks
     python scripts/heavy.py --only fcn --again            # one of them, once more
     python scripts/heavy.py --effort default --results default.jsonl
 """
@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ncnnkit.progress import Position
 
-SAMPLES = 25  # of noise; every fifth evaluates
-SHOWN = 0.5  # seconds; what is shorter has no row of its own
+SAMPLES = 25  # number of samples of noise; every fifth evaluates
+SHOWN = 0.5  # seconds; a shorter step has no row
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Heavy:
     """A network.
 
     Attributes:
-        model: as ``ncnnkit run`` takes it.
-        shape: of its input.
+        model: the model reference for ``ncnnkit run``.
+        shape: the shape of its input.
     """
 
     model: str
@@ -61,8 +61,8 @@ class Step:
     """A step of a run.
 
     Attributes:
-        inferences: of the network in that step, as far as this process asked for them; the job that measures is a
-            process of its own, and its inferences are read from run.json.
+        inferences: the number of inferences of the network in that step that this process requested. The job that
+            measures is a separate process, and its inferences are read from run.json.
     """
 
     name: str
@@ -72,10 +72,10 @@ class Step:
 
 @dataclass
 class Result:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        seconds: of the whole run.
+        seconds: the duration of the whole run.
         reduced: the warning that says what the effort reduced.
         error: why the run ended early, or "".
     """
@@ -88,7 +88,7 @@ class Result:
 
 
 def unet(widths: tuple[int, ...] = (16, 32, 64, 128)) -> Any:
-    """A U-Net for images whose sides are multiples of eight."""
+    """A U-Net for images with sides that are multiples of eight."""
     import torch
     from torch import nn
 
@@ -118,7 +118,7 @@ def unet(widths: tuple[int, ...] = (16, 32, 64, 128)) -> Any:
 
 
 class Watch:
-    """Times the steps of a run by its progress, and counts the inferences that they ask serving processes for."""
+    """Times the steps of a run by its progress, and counts the inferences that they request from serving processes."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -185,7 +185,7 @@ def run_one(name: str, effort: str, path: str) -> None:
 
 
 def page(results: list[Result]) -> str:
-    """The stages of all networks side by side, then the steps of each."""
+    """A table of the stages of all networks, followed by the steps of each network."""
     stages: dict[str, defaultdict[str, float]] = {}
     for result in results:
         for step in result.steps:
@@ -212,7 +212,7 @@ def _read(line: str) -> Result:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="networks whose name contains this")
-    parser.add_argument("--again", action="store_true", help="also those that are there already")
+    parser.add_argument("--again", action="store_true", help="also networks with a result")
     parser.add_argument("--effort", default="fast")
     parser.add_argument("--results", type=Path, default=Path("heavy.jsonl"))
     given = parser.parse_args()

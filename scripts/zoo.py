@@ -1,11 +1,11 @@
-"""Which networks convert, by which route, and how exactly they run at each precision: makes docs/zoo.md.
+"""Make docs/zoo.md: which networks convert, by which route, and how exact they are at each precision.
 
-Every network runs in a process of its own, and its row is added to a file as soon as it is there: a run that was
-stopped goes on where it ended. Torch's networks have random weights, the same every time; a head of zeros gets noise,
-because an output of zeros shows nothing. What counts is SQNR on noise as input. With random weights, int8 figures say
-only that the model runs.
+Every network runs in a separate process, and its row is added to a file at once, so a run that was stopped continues
+where it ended. Torch's networks have random weights, the same every time. A head of zeros gets noise, because an output
+of zeros is not meaningful. The figure is the SQNR on noise as input. With random weights, int8 figures only show that
+the model runs.
 
-    python scripts/zoo.py --jobs 12                         # all that is missing, then docs/zoo.md
+    python scripts/zoo.py --jobs 12                         # all missing networks, then docs/zoo.md
     python scripts/zoo.py --only torchvision:swin --again   # some, once more
     python scripts/zoo.py --packages FOLDER                 # ONNX files of unpacked packages, too
 """
@@ -34,8 +34,8 @@ GROUPS: dict[str, list[str]] = tomllib.loads((ROOT / "scripts" / "zoo.toml").rea
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 ROUTES_OF_TORCH = ("classic", "dynamo", "torchscript")
 EXACT_DB = 80.0
-WITHIN = 6.0  # dB; two networks that round alike differ by less
-LIMIT = 600  # seconds a network may take
+WITHIN = 6.0  # dB; two networks with similar rounding differ by less
+LIMIT = 600  # largest number of seconds for a network
 
 
 @dataclass
@@ -43,9 +43,9 @@ class Row:
     """One network by one route.
 
     Attributes:
-        sqnr_db: of the worst output, by precision; a whole number of 999 where it is exact.
-        original_db: the original beside itself, when the last bit of its inputs changes; None if that explains
-            nothing.
+        sqnr_db: the SQNR of the worst output, by precision; 999 if it is exact.
+        original_db: the SQNR of the original against itself when the last bit of its inputs changes; None if it
+            explains nothing.
         cause: why it did not convert, or "".
     """
 
@@ -61,11 +61,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Task:
-    """A row that there should be.
+    """A row of the table to measure.
 
     Attributes:
-        model: as ``ncnnkit convert`` takes it.
-        shapes: of its inputs; empty: those that the model knows.
+        model: the model reference for ``ncnnkit convert``.
+        shapes: the shapes of its inputs; empty to use those of the model.
     """
 
     group: str
@@ -98,7 +98,7 @@ def convert(task: Task) -> Row:
         weights = "default" if Path(task.model).is_file() else "none"
         source = open_model(task.model, shapes=task.shapes, weights=weights, fix=FIXED.get(Path(task.model).name, {}))
         _fill_heads(source)
-        if source.kind == "onnx" and route in ROUTES_OF_TORCH:  # exported when it was opened, because it must be cut
+        if source.kind == "onnx" and route in ROUTES_OF_TORCH:  # exported when opened, because it must be cut
             if route != "classic":
                 raise ConvertError("a network that must be cut goes through torch's classic export")
             route = "onnx"
@@ -110,7 +110,7 @@ def convert(task: Task) -> Row:
         (sample,) = samples
         (exact,) = source.reference_outputs(samples)
         for precision in PRECISIONS:
-            with contextlib.suppress(Exception):  # the row says what ran
+            with contextlib.suppress(Exception):  # the row shows which precisions ran
                 model = better
                 if precision == "int8":
                     model = quantize(better, calibrate(better, samples))
@@ -144,11 +144,11 @@ def _fill_heads(source: Any) -> None:
     for parameter in module.parameters():
         if parameter.ndim > 1 and not parameter.detach().any():
             torch.nn.init.normal_(parameter, std=0.02)
-    module.train().eval()  # some networks keep what they computed from the zeros, until they are trained
+    module.train().eval()  # some networks keep values computed from the zeros until they are trained
 
 
 def _child(queue: Any, cpu: int, task: Task) -> None:
-    os.sched_setaffinity(0, {cpu})  # else each network starts as many threads as there are CPUs
+    os.sched_setaffinity(0, {cpu})  # otherwise each network starts as many threads as there are CPUs
     silence = os.open(os.devnull, os.O_WRONLY)  # exporters print whole graphs
     os.dup2(silence, 1)
     os.dup2(silence, 2)
@@ -161,7 +161,7 @@ def _child(queue: Any, cpu: int, task: Task) -> None:
 
 
 def run_one(task: Task, cpu: int) -> Row:
-    """One row, in a process of its own on one CPU."""
+    """Measure one row, in a separate process on one CPU."""
     context = multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     process = context.Process(target=_child, args=(queue, cpu, task))
@@ -177,7 +177,7 @@ def run_one(task: Task, cpu: int) -> Row:
 
 
 def tasks(packages: Path | None) -> Iterator[Task]:
-    """All rows there should be."""
+    """All rows of the table."""
     for group, networks in GROUPS.items():
         for line in networks:
             network, *shapes = line.split()
@@ -209,25 +209,25 @@ PACKAGED: dict[str, tuple[tuple[int, ...], ...]] = {
     "Run_1668423760_Stage_0.onnx": ((3, 20, 160), (4, 1, 96)),
     "plcmos_v2.onnx": ((1, 40, 257), (64,)),
 }
-"""Shapes of the inputs whose files leave them open, by the file's name."""
+"""File name -> shapes of its inputs, for files that leave them open."""
 
 FIXED = {name: {"sr": 16000} for name in ("silero_vad.onnx", "silero_vad_16k_op15.onnx", "silero_vad_op18_ifless.onnx")}
-"""Inputs that choose a branch, and the number they are given."""
+"""Input that selects a branch -> its value."""
 
 
 def page(rows: list[Row]) -> str:
-    """docs/zoo.md."""
+    """The text of docs/zoo.md."""
     lines = [
         "# The zoo: what converts",
         "",
         "Made by `scripts/zoo.py` from `docs/zoo.jsonl`. SQNR in dB of the worst output, against the original, on "
-        "noise as input. Torch's networks have random weights: their int8 figures say only that the model runs, and "
-        "*exact* may mean that the outputs hardly depend on the input. `nan` in bf16 is ncnn's grouped convolution on "
-        "processors with AVX512-BF16.",
+        "noise as input. Torch's networks have random weights, so their int8 figures only show that the model runs, "
+        "and *exact* may mean that the outputs hardly depend on the input. `nan` in bf16 comes from ncnn's grouped "
+        "convolution on processors with AVX512-BF16.",
         "",
-        f"A network is *right* where the best of its routes has at least {EXACT_DB:g} dB in fp32, or is as exact as "
-        f"the original is to itself when the last bit of its inputs changes (within {WITHIN:g} dB). Of a network that "
-        "must be cut, the tensors at the cut are compared; of a detector in two stages that is the first.",
+        f"A network is *right* if the best of its routes has at least {EXACT_DB:g} dB in fp32, or is as exact as "
+        f"the original is to itself when the last bit of its inputs changes (within {WITHIN:g} dB). For a network that "
+        "must be cut, the tensors at the cut are compared; in a two-stage detector, that is after the first stage.",
         "",
         "| networks | right | of | share |",
         "| --- | ---: | ---: | ---: |",
@@ -250,7 +250,7 @@ def page(rows: list[Row]) -> str:
         for name, found in networks.items():
             for row in found:
                 figures = " | ".join(_figure(row.sqnr_db.get(precision)) for precision in PRECISIONS)
-                cause = re.sub(r"([*\[\]<`])", r"\\\1", row.cause.replace("|", "/"))  # it is text, not Markdown
+                cause = re.sub(r"([*\[\]<`])", r"\\\1", row.cause.replace("|", "/"))  # the cause is text, not Markdown
                 lines.append(f"| {name} | {row.route} | {figures} | {row.layers or ''} | {cause} |")
     return "\n".join(lines) + "\n"
 
@@ -263,10 +263,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", default="", help="networks whose name contains this")
-    parser.add_argument("--routes", default="", help="only these, separated by commas")
-    parser.add_argument("--again", action="store_true", help="also those that are there already")
+    parser.add_argument("--routes", default="", help="only these routes, separated by commas")
+    parser.add_argument("--again", action="store_true", help="also networks with a row")
     parser.add_argument("--packages", type=Path, help="a folder with ONNX files")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no network after this time")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no network after so many seconds")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "zoo.jsonl")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "zoo.md")
     given = parser.parse_args()

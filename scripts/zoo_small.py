@@ -152,7 +152,7 @@ def shapes() -> nn.Module:
 
 
 def windows() -> nn.Module:
-    """What Swin does: six axes."""
+    """The window partition of Swin, with six axes."""
     return Does(
         lambda net, x: net.mix(x.reshape(1, 8, 4, 4, 4, 3).permute(0, 2, 4, 3, 5, 1).reshape(16, 12, 8)),
         mix=nn.Linear(8, 5),

@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 def app_part(app: Path, name: str) -> ModuleType:
-    """``parts/NAME.py`` of an app. Several apps have modules of these names: those of others are forgotten."""
+    """The module ``parts/NAME.py`` of an app. Modules of the same names from other apps are unloaded."""
     for each in [each for each in sys.modules if each.partition(".")[0] == "parts"]:
         del sys.modules[each]
     sys.path.insert(0, str(app))

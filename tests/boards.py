@@ -1,4 +1,4 @@
-"""Boards as Linux shows them, in folders: what they have under /proc and /sys, for tests without the boards."""
+"""Folders with the files of boards under /proc and /sys, for tests without the boards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXECUTABLE = {"x86_64": 62, "aarch64": 183, "armv7l": 40}
 
 
 def make(root: Path, files: Mapping[str, str], links: Mapping[str, str] | None = None) -> Path:
-    """Write files, and links whose target need not exist; returns the folder."""
+    """Write files and links into a folder, and return it. The targets of links need not exist."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def make(root: Path, files: Mapping[str, str], links: Mapping[str, str] | None =
 
 
 def running(root: Path, machine: str) -> Path:
-    """Let the program at work there be for this processor."""
+    """Make the running program one for this processor."""
     path = root / "proc/thread-self/exe"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 2, EXECUTABLE[machine]))
@@ -81,7 +81,7 @@ def board(model: str, *compatible: str, cpus: int, memory_kb: int) -> Files:
 
 
 def rk3588(root: Path) -> Path:
-    """A Radxa ROCK 5B with Panthor: four A55 and two pairs of A76, binned apart."""
+    """A Radxa ROCK 5B with Panthor: four A55, and two pairs of A76 with different highest clocks."""
     ondemand = "userspace powersave performance simple_ondemand"
     files = {
         **board("Radxa ROCK 5B", "radxa,rock-5b", "rockchip,rk3588", cpus=8, memory_kb=16112480),
@@ -130,7 +130,7 @@ def raspberry_pi_5(root: Path) -> Path:
 
 
 def jetson_orin(root: Path) -> Path:
-    """An Orin Nano: six A78AE in two clusters alike, and an INA3221 whose fourth current is a sum."""
+    """An Orin Nano: six A78AE in two equal clusters, and an INA3221 with a sum as its fourth current."""
     ina = "sys/class/hwmon/hwmon1"
     rails = (("VDD_IN", 5040, 1200), ("VDD_CPU_GPU_CV", 5032, 400), ("VDD_SOC", 5032, 300))
     files = {
@@ -205,13 +205,13 @@ def laptop(root: Path) -> Path:
 
 
 def virtual_machine(root: Path) -> Path:
-    """One that shows nothing but its CPUs."""
+    """A board that only shows its CPUs."""
     text = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 hypervisor\n"
     return make(root, {"proc/cpuinfo": text, "proc/meminfo": "MemTotal: 1000 kB\n"})
 
 
 def machine(**known: Any) -> Machine:
-    """A machine of which only what is given matters."""
+    """A machine with the given attributes. The other attributes do not matter."""
     return Machine(**{
         "ncnn": "1.0", "python": "3.11", "numpy": "2.0", "platform": "Linux", "machine": "aarch64", "cpu": "a CPU",
         "cpu_features": [], "cores": 4, "default_threads": 4, "vulkan": [], "board": Board(), **known,

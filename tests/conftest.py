@@ -1,4 +1,4 @@
-"""What every test file shares: which tests can run here, and which must."""
+"""Shared by all test files: which tests can run here, which must run, and common fixtures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ncnnkit.recipe import Recipe
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from browser import NAMES as BROWSERS
 
-# A busy machine makes nothing wrong: no test of values is judged by its time.
+# No deadline: on a busy machine a test may take long without being wrong.
 settings.register_profile("ncnnkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ncnnkit")
 
@@ -44,7 +44,7 @@ def _has_torch() -> bool:
 
 
 def _has_board() -> bool:
-    config = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh" / "config"  # ssh's home, whatever HOME says
+    config = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh" / "config"  # ssh ignores HOME
     if not config.is_file() or f"Host {BOARD}" not in config.read_text():
         return False
     try:
@@ -69,7 +69,7 @@ NEEDS = {
     "app": (_has_library, "ncnn's C++ library is missing (scripts/ncnn-library)"),
     "browser": (_has_browser, "Chromium is missing (Debian: chromium)"),
 }
-"""Marker -> whether its tests can run here, and what is missing where they cannot."""
+"""Marker -> (whether its tests can run here, what is missing otherwise)."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -96,7 +96,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("board"):  # there is one board, and beside other tests its jobs died now and then
+        if item.get_closest_marker("board"):  # one board; beside other tests its jobs sometimes died
             item.add_marker(pytest.mark.alone)
     required = [name for name in config.getoption("--require").split(",") if name]
     for marker, (available, reason) in NEEDS.items():
@@ -110,7 +110,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a small network whose inputs are 3x16x16, with preprocessing and ten class names."""
+    """A run of a small network with inputs of 3x16x16, preprocessing and ten class names."""
     home = tmp_path_factory.mktemp("run")
     ncnnfile.save(small(), home / "m.param")
     np.save(home / "x.npy", samples(10))

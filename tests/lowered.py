@@ -1,4 +1,4 @@
-"""ONNX models made by hand, lowered, and run in this process beside ONNX Runtime."""
+"""Makes ONNX models, lowers them, and compares them with ONNX Runtime in this process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model(
     constants: Mapping[str, Array] | None = None,
     opset: int = 18,
 ) -> onnx.ModelProto:
-    """A model of these nodes, its inputs of the arrays' shapes and types."""
+    """A model of these nodes. Its inputs have the shapes and types of the arrays."""
     graph = helper.make_graph(
         list(nodes),
         "test",
@@ -56,7 +56,7 @@ def one_node(
     outputs: int = 1,
     **attributes: Any,
 ) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """A model of one node; ``constants`` are its inputs by their place. Returns it with what it is fed."""
+    """A model of one node, and its inputs. ``constants`` are constant inputs of the node by their index."""
     constants = constants or {}
     count = max([len(inputs), *(place + 1 for place in constants)])
     names = [
@@ -81,7 +81,7 @@ def lowered(proto: onnx.ModelProto, fed: Mapping[str, Array]) -> Graph:
 
 
 def looked_up(graph: Graph) -> set[str]:
-    """The inputs that an Embed reads: as int32."""
+    """The inputs. Those that an Embed reads are int32."""
     sources = {blob: blob for blob in graph.inputs}
     for layer in graph.layers:
         if layer.type in ("Reshape", "Split"):
@@ -112,7 +112,7 @@ def run_ncnn(graph: Graph, inputs: Sequence[Array]) -> list[Array]:
         for name, array in zip(graph.inputs, arrays):
             assert extractor.input(name, ncnn.Mat(array).clone()) == 0
         found = []
-        # What nobody reads is an output to ncnn, too.
+        # For ncnn, unread blobs are outputs, too.
         for name in sorted((n for n in graph.outputs if re.fullmatch(r"out\d+", n)), key=lambda n: int(n[3:])):
             code, mat = extractor.extract(name)
             assert code == 0, f"ncnn fails with {code}"
@@ -131,7 +131,7 @@ def run_onnx(proto: onnx.ModelProto, fed: Mapping[str, Array]) -> list[Array]:
 
 
 def assert_same(proto: onnx.ModelProto, fed: Mapping[str, Array], tolerance: float = 1e-4) -> Graph:
-    """ncnn computes what ONNX Runtime does, for this input; returns ncnn's graph."""
+    """Check that ncnn computes the same as ONNX Runtime for this input. Returns ncnn's graph."""
     graph = lowered(proto, fed)
     exact = run_onnx(proto, fed)
     made = run_ncnn(graph, list(fed.values()))

@@ -1,4 +1,4 @@
-"""ncnn's C++ library and tools, which ``scripts/ncnn-library`` builds, and what is built with them."""
+"""ncnn's C++ library and tools from ``scripts/ncnn-library``, and programs built with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CACHE = cache_folder()
 
 
 def installed(kind: str) -> Path | None:
-    """Where the library of a kind, ``native``, ``aarch64`` or ``current``, is installed; None if it is not."""
+    """The folder of a library, ``native``, ``aarch64`` or ``current``; None if it is not installed."""
     return next(iter(sorted(CACHE.glob(f"ncnn-*/{kind}"))), None)
 
 
@@ -23,14 +23,14 @@ def native() -> Path:
 
 
 def library_options(kind: str) -> list[str]:
-    """What CMake must be told to build an app with a library, also one that is older than was measured."""
+    """CMake's options to build an app with a library, even with one that is older than the measured one."""
     prefix = installed(kind)
     assert prefix is not None
     return [f"-DCMAKE_PREFIX_PATH={prefix}", f"-DINFER_NCNN=1.0.{prefix.parent.name.removeprefix('ncnn-')}"]
 
 
 def build(source: Path, folder: Path, *options: str, library: str = "native") -> Path:
-    """Configure and build a CMake project with a library, warnings as errors; returns the folder it was built in."""
+    """Configure and build a CMake project with a library, with warnings as errors. Returns the build folder."""
     flags = ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
     run("cmake", "-S", source, "-B", folder, "-G", "Ninja", *flags, *library_options(library), *options)
     run("cmake", "--build", folder)
@@ -38,7 +38,7 @@ def build(source: Path, folder: Path, *options: str, library: str = "native") ->
 
 
 def run(*line: str | Path, **options: Any) -> str:
-    """A command's stdout; what it said is in the failure where it fails."""
+    """The stdout of a command. If it fails, the failure contains its output."""
     done: subprocess.CompletedProcess[str] = subprocess.run(
         list(map(str, line)), capture_output=True, text=True, **options
     )

@@ -19,7 +19,7 @@ from ncnnkit.source import ModelSource
 
 
 def network(text: str, seed: int = 0, **values: float) -> Graph:
-    """A graph from layer lines, with the input 4x5x6 before them unless they bring their own, and random weights."""
+    """A graph with random weights from layer lines. Without an Input line it has an input of 4x5x6."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines[0].startswith("Input"):
         lines.insert(0, "Input in0 0 1 in0 0=6 1=5 2=4")
@@ -29,7 +29,7 @@ def network(text: str, seed: int = 0, **values: float) -> Graph:
 
 
 def with_weights(graph: Graph, seed: int = 0, values: dict[str, float] | None = None) -> Graph:
-    """Fill in weights of a size that keeps blobs near one; a value of ``values`` fills the weight "layer.weight"."""
+    """Fill in weights so that blobs are near one. A value in ``values`` fills the weight "layer.weight"."""
     rng = np.random.default_rng(seed)
     for layer in graph.layers:
         for slot, shape in layer.slots():
@@ -46,7 +46,7 @@ def with_weights(graph: Graph, seed: int = 0, values: dict[str, float] | None = 
     return graph
 
 
-# int8 chains of every kind: into a depthwise, into a convolution, through a Split, a residual and a classifier.
+# All kinds of int8 chains: into a depthwise, into a convolution, through a Split, a residual and a classifier.
 SMALL = """
     Input            in0   0 1 in0 0=16 1=16 2=3
     Convolution      c1    1 1 in0 b1 0=8 1=3 4=1 5=1 6=216 9=1
@@ -61,7 +61,7 @@ SMALL = """
 
 
 def job_variant(param: Path, precision: str = "fp32", name: str = "", **how: Any) -> JobVariant:
-    """A model in a file, run in one thread at a precision, by default under its name."""
+    """A variant of a job: a model in a file, run in one thread at a precision. Its default name is the precision."""
     files = str(param), str(param.with_suffix(".bin"))
     return JobVariant(
         name or precision, JobModel(list(files), precision, PRECISIONS[precision].options), threads=1, **how
@@ -74,7 +74,7 @@ def small(seed: int = 0) -> Graph:
 
 
 def stream(*arrays: NDArray[np.float32]) -> ArraySamples:
-    """Samples from an array (N, …) for each network input."""
+    """Samples from one array (N, …) for each network input."""
     return ArraySamples(arrays)
 
 
@@ -86,7 +86,7 @@ def samples(
 
 
 def quantised(graph: Graph, finish: bool = True) -> Graph:
-    """An int8 network from rough scales, for whatever kernels."""
+    """An int8 network from rough scales, for any kernels."""
     from ncnnkit.quantization import Table, apply_table
     from ncnnkit.quantization.calibration import quantizable
     from ncnnkit.quantization.scales import weight_scales
@@ -105,11 +105,11 @@ MIXED = """
 
 
 def mixed(storage: str = "bf16", fp16: bool = False) -> tuple[Graph, Graph]:
-    """A network in fp32, and the same as a plan makes it: its middle layer in int8, the others in ``storage``.
+    """A network in fp32, and the mixed network that a plan makes: the middle layer in int8, the others in ``storage``.
 
-    ``storage``: ``bf16``, ``fp16``, or ``fp32``, which needs no Casts and runs on every CPU and ncnn.
+    ``storage`` is ``bf16``, ``fp16``, or ``fp32``; the latter needs no Casts and runs on every CPU and ncnn.
 
-    ``fp16``: the plan is for a CPU that computes in fp16.
+    ``fp16`` is whether the plan is for a CPU that computes in fp16.
     """
     from ncnnkit.plan.build import Forms, mixed_graph
     from ncnnkit.plan.costs import Costs

@@ -1,8 +1,7 @@
-"""The ONNX project's own tests of its operators: each lowered, run in ncnn, and compared with what it expects.
+"""The ONNX project's own tests of its operators. Each is lowered, run in ncnn, and compared with the expected output.
 
-One test is a model of one node, its inputs and its outputs; where an operator is a function of others, a second test
-has those instead ("expanded"). ncnn takes weights, sizes and the like at conversion, so whole numbers and weights are
-given as constants here.
+A test is a model of one node, with its inputs and outputs. If an operator is a function of others, a second, "expanded"
+test has those instead. ncnn needs weights and sizes at conversion, so whole numbers and weights are constants here.
 """
 
 from __future__ import annotations
@@ -37,22 +36,22 @@ WEIGHTS = {
 NUMBERS = frozenset(
     [f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)] + ["bfloat16", "bool"]
 )
-"""The types of arrays of tests that are run: ncnn has no numbers of 8 and 4 bits that are not whole, and no texts."""
+"""The types of the arrays in tests that are run. ncnn has no floats of 8 and 4 bits, and no texts."""
 
 SECONDS = 120
-"""A test that takes longer hangs."""
+"""Seconds. A test that takes longer counts as hanging."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A test: a model, what it is fed, and what it must answer.
+    """A test: a model, its inputs, and the expected outputs.
 
     Attributes:
-        name: the ONNX project's.
-        operator: which it tests; an expanded test has other nodes.
-        model: with constants as initializers.
-        fed: its other inputs by name.
-        expected: its outputs.
+        name: the name in the ONNX project.
+        operator: the tested operator. An expanded test has other nodes.
+        model: the model, with constants as initializers.
+        fed: its other inputs, by name.
+        expected: the expected outputs.
     """
 
     name: str
@@ -64,12 +63,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a test.
+    """The result of a test.
 
     Attributes:
         kind: how it ended.
-        why: for all but what is right.
-        layers: the types of layers of ncnn's network, without inputs and copies, where it is right.
+        why: the reason, if the test is not right.
+        layers: the types of layers in ncnn's network, without inputs and copies, if the test is right.
     """
 
     kind: Literal["right", "refused", "wrong"]
@@ -78,7 +77,7 @@ class Outcome:
 
 
 def cases() -> list[Case]:
-    """The tests of which ncnnkit has every operator and ncnn gets an input."""
+    """The tests with operators that ncnnkit has, and with at least one input for ncnn."""
     from onnx.backend.test.case.node import collect_testcases
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -101,7 +100,7 @@ def cases() -> list[Case]:
 
 
 def _array(given: Any) -> Any:
-    """What a test gives, or expects, as an array; None for lists and optional values."""
+    """An input or an expected output of a test as an array; None for lists and optional values."""
     if isinstance(given, onnx.TensorProto):
         return numpy_helper.to_array(given)
     return np.asarray(given) if isinstance(given, np.ndarray | np.generic) else None
@@ -110,7 +109,7 @@ def _array(given: Any) -> Any:
 def _with_constants(
     model: onnx.ModelProto, operator: str, inputs: Sequence[Array]
 ) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """The model with whole numbers and weights as constants, and what is left to feed."""
+    """The model with whole numbers and weights as constants, and its remaining inputs."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     del made.graph.input[:]
@@ -128,13 +127,13 @@ def _with_constants(
 
 
 def _inputs(model: onnx.ModelProto, operator: str) -> Sequence[str]:
-    """The names of the tested node's inputs; of an expanded test those of the model."""
+    """The names of the inputs of the tested node; for an expanded test, of the model."""
     (node, *others) = model.graph.node
     return list(node.input) if not others and node.op_type == operator else [v.name for v in model.graph.input]
 
 
 TOLERANCE = {"float32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
-"""The type of an expected output -> how far it may be off: it is rounded to that type."""
+"""The type of an expected output -> the tolerance, because the output is rounded to that type."""
 
 
 def outcome(case: Case) -> Outcome:
@@ -155,7 +154,7 @@ def outcome(case: Case) -> Outcome:
 
 
 def outcomes(all_cases: Sequence[Case]) -> Iterator[tuple[Case, Outcome]]:
-    """Run tests in a process of their own: a test in which ncnn crashes or hangs is wrong, and the next one goes on."""
+    """Run tests in a separate process. If ncnn crashes or hangs, the test is wrong, and the next test runs."""
     context = multiprocessing.get_context("fork")
     waiting = list(all_cases)
     while waiting:

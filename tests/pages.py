@@ -1,4 +1,4 @@
-"""The commands of a page of docs/, run as a reader types them."""
+"""Runs the commands of a page of docs/ as a reader types them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DATA = ROOT / "src/ncnnkit/data"
 
 
 def yolo_and_photographs(folder: Path, kind: str) -> None:
-    """Make what the pages on a detector start from: yolov8n.onnx, images in street/, and street.jpg to try.
+    """Make the files with which the pages on a detector begin: yolov8n.onnx, images in street/, and street.jpg.
 
     Args:
         folder: where to make them.
-        kind: the ending of the images in street/, such as ``png``.
+        kind: the extension of the images in street/, such as ``png``.
 
     The network is a small one with the same outputs and metadata as Ultralytics' files.
     """
@@ -35,12 +35,12 @@ def yolo_and_photographs(folder: Path, kind: str) -> None:
 
 
 def blocks(page: str) -> list[str]:
-    """The blocks of commands of a page that are to be run: those that begin with ```sh."""
+    """The blocks of commands of a page that must be run: those that begin with ```sh."""
     return re.findall(r"```sh\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 def printing(page: str) -> list[tuple[str, str]]:
-    """The Python of a page that is followed by what it prints, and that."""
+    """(Python code, printed text) for the code of a page that is followed by its output."""
     return re.findall(r"```python\n((?:(?!```).)*)```\n\n```\n(.*?)```", page, re.DOTALL)
 
 
@@ -52,15 +52,15 @@ def run_block(
     page: str = "tutorial",
     swap: tuple[str, str] = ("", ""),
 ) -> str:
-    """Run a block of commands of a page in a folder, with this ncnnkit; returns what they print.
+    """Run a block of commands of a page in a folder, with this ncnnkit. Returns the printed text.
 
     Args:
-        number: of the block on the page.
-        folder: where to run it.
-        options: of CMake; None: this machine's library, which is older than the one that measures.
-        board: the address that takes the place of the page's.
-        page: of docs/.
-        swap: what the tests cannot run as it stands there, and what takes its place.
+        number: the number of the block on the page.
+        folder: the folder in which it runs.
+        options: options for CMake. None uses this machine's library, which is older than the measured one.
+        board: the address that replaces the address on the page.
+        page: the page of docs/.
+        swap: text that the tests cannot run as it is -> its replacement.
     """
     block = blocks(page)[number]
     block = block.replace(*swap) if swap[0] else block
@@ -73,9 +73,9 @@ def run_block(
         "PATH": f"{command.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "src"), "CMAKE_GENERATOR": "Ninja", "COLUMNS": "120",
     }  # fmt: skip
-    if current := installed("current"):  # else ncnnkit verify fetches and builds ncnn
+    if current := installed("current"):  # otherwise ncnnkit verify downloads and builds ncnn
         env["CMAKE_PREFIX_PATH"] = str(current)
-    if "cmake -S" in block:  # only then a library is needed
+    if "cmake -S" in block:  # a library is only needed here
         given = shlex.join(library_options("native") if options is None else options)
         block = block.replace("cmake -S", f"cmake {given} -S")
     block = block.replace("ssh://rock@192.168.1.7", board)

@@ -1,4 +1,4 @@
-"""What every program of an app does with a wrong input: it ends, with one line that says what is wrong."""
+"""Checks for programs of apps: with a wrong input, a program ends with one line that says what is wrong."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ SIZE = (64, 96)
 """(height, width) of their inputs."""
 STRIDES = (8, 16, 32)
 SIDE = 40.0
-"""About the side of a box, pixels."""
+"""The approximate side of a box, pixels."""
 
 
 def weights(rng: np.random.Generator, count: int, read: int, side: int, spread: float = 1.0) -> Array:
-    """Of a convolution, such that its outputs are about as large as its inputs."""
+    """Weights of a convolution with outputs about as large as its inputs."""
     drawn = rng.standard_normal((count, read, side, side), np.float32)
     return np.asarray(drawn * np.float32(spread / np.sqrt(read) / side))
 

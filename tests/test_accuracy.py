@@ -1,4 +1,4 @@
-"""The figures of accuracy, each against a value worked out by hand."""
+"""The figures of accuracy, compared with values computed by hand."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_sqnr_is_a_ratio_of_sums() -> None:
     assert sqnr_db(OUTPUTS, REFERENCE) == pytest.approx(10 * math.log10(26 / 5))
     assert sqnr_db(rows([1.1]), rows([1.0])) == pytest.approx(20, abs=1e-4)
     assert sqnr_db(rows([0, 0]), rows([3, 4])) == pytest.approx(0.0)
-    # Ten times the signal and ten times the error leave the ratio as it is; ten times the error costs 20 dB.
+    # Ten times the signal and ten times the error keep the ratio; ten times the error is 20 dB less.
     assert sqnr_db(10 * OUTPUTS, 10 * REFERENCE) == pytest.approx(sqnr_db(OUTPUTS, REFERENCE))
 
 
@@ -59,13 +59,13 @@ def test_an_sqnr_that_would_be_infinite_is_none(outputs: Any, reference: Any) ->
     assert sqnr_db(outputs, reference) is None
 
 
-def test_cosine_is_one_of_the_whole_set() -> None:
+def test_cosine_is_computed_over_the_whole_set() -> None:
     products, ours, theirs = 3 * 3 + 4 * 3 + 1 * 3, 9 + 9 + 9, 9 + 16 + 1
     assert cosine(OUTPUTS, REFERENCE) == pytest.approx(products / math.sqrt(ours * theirs))
 
 
-def test_a_sample_whose_output_is_all_but_empty_does_not_decide() -> None:
-    """A text detector's map: right to 60 dB, and on images without text the noise is all there is."""
+def test_a_sample_with_an_almost_empty_output_has_little_weight() -> None:
+    """A text detector's map is right to 60 dB, but on images without text it only contains noise."""
     rng = np.random.default_rng(0)
     reference = rng.random((8, 500)).astype(np.float32)
     reference[4:] *= 1e-6
@@ -94,7 +94,7 @@ def test_cosine_of(a: list[float], b: list[float], value: float) -> None:
 
 
 @pytest.mark.parametrize("outputs", [[0, 0], [1, 2]])
-def test_a_reference_of_zeros_judges_nothing(outputs: list[float]) -> None:
+def test_a_reference_of_zeros_gives_no_figures(outputs: list[float]) -> None:
     errors = array_errors(rows(outputs), rows([0, 0]))
     assert (errors.cosine(0), errors.sqnr_db(0), errors.figures()["top1_agreement"]) == (None, None, None)
     assert errors.mse == np.mean(np.square(outputs))
@@ -138,7 +138,7 @@ def test_shapes_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_nan_and_infinity_are_as_wrong_as_can_be(value: float) -> None:
+def test_nan_and_infinity_have_the_worst_figures(value: float) -> None:
     errors = errors_of([(rows([1]), rows([1, value])), (rows([1]), rows([1, 1]))], [(rows([1]), rows([1, 1]))] * 2)
     assert errors.broken() == 1
     assert (errors.cosine(1), errors.sqnr_db(1), errors.max_error(1)) == (-1.0, -math.inf, math.inf)
@@ -147,7 +147,7 @@ def test_nan_and_infinity_are_as_wrong_as_can_be(value: float) -> None:
 
 
 def test_no_output_is_kept() -> None:
-    """64 outputs of 2 MiB pass through; a tenth of them would be noticed."""
+    """64 outputs of 2 MiB are added. Keeping a tenth of them would fail the test."""
     rng = np.random.default_rng(0)
     reference = rng.random((1 << 19,), np.float32)
     errors = Errors()
@@ -174,15 +174,15 @@ def test_top_k_is_best_first_and_takes_the_first_of_equals() -> None:
 def test_agreement_with_the_reference() -> None:
     reference = np.eye(8, dtype=np.float32)[[0, 1, 2, 3]]
     outputs = reference.copy()
-    outputs[1] = [9, 8, 7, 6, 5, 4, 3, 2]  # the reference's best is second here
-    outputs[2] = [9, 8, 0, 6, 5, 4, 3, 2]  # and last but for nothing here
+    outputs[1] = [9, 8, 7, 6, 5, 4, 3, 2]  # the reference's best class is second here
+    outputs[2] = [9, 8, 0, 6, 5, 4, 3, 2]  # and it is last here
     errors = array_errors(outputs, reference)
     figures = errors.figures()
     assert (figures["top1_agreement"], figures["top5_agreement"]) == (2 / 4, 3 / 4)
     assert top1_agreement(reference, reference) == 1.0
 
 
-def test_where_the_reference_prefers_nothing_nothing_agrees() -> None:
+def test_without_a_best_class_in_the_reference_nothing_agrees() -> None:
     reference = np.zeros((3, 6), np.float32)
     assert top1_agreement(reference, reference) is None
     reference[1, 2] = 1
@@ -201,12 +201,12 @@ def test_accuracy_with_labels() -> None:
 
 
 def result(outputs: Any, reference: Any, task: Task | None = None, labels: Any = None) -> Accuracy:
-    """Of outputs as columns (N, …)."""
+    """The figures of outputs as columns (N, …)."""
     names = [chr(ord("a") + number) for number in range(len(outputs))]
     return errors_of(zip(*outputs), zip(*reference), task, labels).result(names)
 
 
-def test_a_result_has_each_output_and_of_each_figure_the_worst() -> None:
+def test_a_result_has_each_output_and_the_worst_of_each_figure() -> None:
     figures = result([OUTPUTS, rows([1], [1])], [REFERENCE, rows([1], [2])])
     first = (9 + 12 + 3) / math.sqrt((9 + 9 + 9) * (9 + 16 + 1))
     second = (1 + 2) / math.sqrt(2 * 5)
@@ -244,7 +244,7 @@ def test_a_result_of_a_classifier() -> None:
     assert result([outputs], [scores]).task == []
 
 
-def test_as_many_samples_count_as_there_are_outputs() -> None:
+def test_only_samples_with_outputs_count() -> None:
     scores = rows([9, 1, 2], [1, 9, 2], [2, 1, 9])
     figures = result([scores[:2]], [scores], Classification(), np.array([0, 0, 0]))
     assert figures.images == 2
@@ -264,7 +264,7 @@ def test_figures_are_json(reference: NDArray[np.float32]) -> None:
 
 
 def test_the_cosine_of_outputs_that_are_far_too_large() -> None:
-    """Noise and power are then the same number in float64, and their difference says nothing."""
+    """In float64, noise and power are the same number then, and their difference is meaningless."""
     errors = Errors()
     errors.add([np.array([1e20, 0.0])], [np.array([1.0, 1.0])])
     assert errors.cosine(0) == pytest.approx(math.sqrt(0.5))
@@ -274,7 +274,7 @@ def test_the_cosine_of_outputs_that_are_far_too_large() -> None:
 
 
 def test_cautious_figures_are_one_standard_error_worse() -> None:
-    """Of 100 samples 10 have another class: the standard error of the share is 0.03."""
+    """10 of 100 samples have another class: the standard error of the share is 0.03."""
     errors = Errors(Classification())
     for number in range(100):
         errors.add([np.eye(3)[int(number < 10)]], [np.eye(3)[0]])

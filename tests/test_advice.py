@@ -1,4 +1,4 @@
-"""What calibration images were worth: errors counted, outliers found, other images told from alike ones."""
+"""The judgement of calibration images: errors by their number, outliers, and unlike evaluation images."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_error_is_that_of_one_batch_then_half_then_all() -> None:
         assert count.relative_error == pytest.approx(1 / count.images)
 
 
-def test_every_batch_takes_its_turn_and_the_spread_is_told() -> None:
+def test_every_batch_is_used_and_the_spread_is_reported() -> None:
     counts = error_by_count([batch(1, 2.0**-i) for i in range(4)], lambda stats: stats.blobs["b"].absmax, 1.0)
     assert [c.images for c in counts] == [1, 2, 4]
     assert (counts[0].low, counts[0].high) == (0.125, 1.0)
@@ -104,14 +104,14 @@ def test_a_planted_outlier_is_found() -> None:
     assert 1.5 < found[0].factor < 4
 
 
-def test_images_alike_stretch_nothing() -> None:
+def test_similar_images_stretch_nothing() -> None:
     ranges = np.random.default_rng(0).uniform(1, 1.4, (20, 9))
     assert stretching(ranges) == []
     assert stretching(ranges[:2] * [[1], [9]]) == [], "too few to tell"
     assert stretching(np.zeros((5, 3))) == []
 
 
-def test_the_worst_come_first_and_only_so_many() -> None:
+def test_the_worst_images_come_first_up_to_a_limit() -> None:
     ranges = np.ones((10, 8))
     ranges[3, :4], ranges[5, 4], ranges[6, 5:7] = 2.0, 9.0, 1.6
     found = stretching(ranges)
@@ -122,7 +122,7 @@ def test_the_worst_come_first_and_only_so_many() -> None:
 # ---------------------------------------------------------------------------------------------------------- likeness
 
 
-def test_scaled_images_are_told_from_alike_ones() -> None:
+def test_scaled_images_are_distinguished_from_similar_ones() -> None:
     graph, inputs = small(), samples(30)
     ranges, others, darker = (
         image_ranges(graph, given) for given in (inputs, samples(10, seed=1), samples(10, seed=1) * np.float32(0.25))
@@ -136,7 +136,7 @@ def test_scaled_images_are_told_from_alike_ones() -> None:
     assert alike.calibration == dark.calibration
 
 
-def test_few_or_dead_images_tell_nothing_wrong() -> None:
+def test_few_or_dead_images_give_no_wrong_result() -> None:
     ranges = np.ones((4, 3))
     assert likeness(ranges, ranges) is None
     ranges = np.random.default_rng(0).uniform(1, 2, (6, 3))

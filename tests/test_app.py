@@ -1,4 +1,4 @@
-"""The app that is written: what is in it, and what is refused. That it builds and runs is test_app_build's."""
+"""The content of a written app, and refused requests. test_app_build.py builds and runs apps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_project_with_its_models(run_folder: Path, tmp_path: Path) -> None:
     assert (models / "labels.txt").read_text().splitlines()[3] == "name 3"
     rows = [line.split() for line in (models / "variants.txt").read_text().splitlines()]
     assert [row[:4] for row in rows] == [[f"{p}-cpu", p, "cpu", f"m-{p}"] for p in ("fp32", "fp16", "int8")]
-    # The bounds of the self-test: 3 dB less than was measured of the examples, 60 dB at most.
+    # The bounds of the self-test: 3 dB below the measured SQNR of the examples, and at most 60 dB.
     measured = Examples.load(run_folder / EXAMPLES).sqnr_db
     assert measured is not None
     least = {row[1]: float(row[4]) for row in rows}
@@ -46,7 +46,7 @@ def test_a_project_with_its_models(run_folder: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "app").rglob("*.jinja"))
 
 
-def test_of_several_devices_the_variants_of_one(own_run: Path, tmp_path: Path) -> None:
+def test_an_app_has_the_variants_of_one_device(own_run: Path, tmp_path: Path) -> None:
     variants = json.loads((own_run / "run.json").read_text())["variants"]
     there = [{**v, "name": f"{v['name']}@my board", "device": "my board"} for v in variants]
     here = [{**v, "name": f"{v['name']}@local"} for v in variants]
@@ -61,7 +61,7 @@ def test_the_recommended_variant_by_default(own_run: Path, tmp_path: Path) -> No
     edit(own_run, recommended="fp16-cpu")
     assert make_app(own_run, tmp_path / "app").name == "fp16-cpu"
     edit(own_run, recommended=None)
-    with pytest.raises(RecipeError, match=r"the run recommends no variant \(--variant, one of fp32-cpu"):
+    with pytest.raises(RecipeError, match=r"the run recommends no variant \(give --variant, one of fp32-cpu"):
         make_app(own_run, tmp_path / "app")
 
 
@@ -80,8 +80,8 @@ def test_the_program_knows_the_model(run_folder: Path, tmp_path: Path) -> None:
     assert options[1].split(", ") == list(PRECISIONS["fp32"].options)
 
 
-def test_what_a_card_says_is_what_the_program_does(own_run: Path, tmp_path: Path) -> None:
-    """The options, not what their precision's name stands for."""
+def test_the_program_obeys_the_card(own_run: Path, tmp_path: Path) -> None:
+    """The program uses the options of the card, not those of the precision's name."""
     card = json.loads((own_run / "m-int8.json").read_text())
     card["options"]["int8"]["use_fp16_arithmetic"] = False
     (own_run / "m-int8.json").write_text(json.dumps(card))
@@ -92,8 +92,8 @@ def test_what_a_card_says_is_what_the_program_does(own_run: Path, tmp_path: Path
     assert said["precisions"] == {"int8": card["options"]["int8"]}
 
 
-def test_an_app_of_a_model_alone(tmp_path: Path) -> None:
-    """Of a .param with its card, and of an Artifact or a Graph in memory."""
+def test_an_app_of_a_model_without_a_run(tmp_path: Path) -> None:
+    """From a .param with its card, and from an Artifact or a Graph in memory."""
     made = Artifact.made(small(), "fp32", preprocess=PREPROCESS, labels=("a b", "c\nd"), ncnn="1.0.2", target="x86")
     made.save(tmp_path / "net.param")
     chosen = make_app(tmp_path / "net.param", tmp_path / "a")
@@ -101,7 +101,7 @@ def test_an_app_of_a_model_alone(tmp_path: Path) -> None:
     make_app(made, tmp_path / "b")
     for folder, stem in (("a", "net"), ("b", "model")):
         rows = (tmp_path / folder / "models/variants.txt").read_text().splitlines()
-        least = {"fp32": 60, "fp16": 20, "bf16": 10}  # nothing was measured: what its precision must have
+        least = {"fp32": 60, "fp16": 20, "bf16": 10}  # nothing was measured, so the bound is that of the precision
         assert rows == [f"{p}-cpu {p} cpu {stem} {db} 0.9" for p, db in least.items()]
         assert (tmp_path / folder / "models/labels.txt").read_text() == "a b\nc d\n"
         assert Artifact.load(tmp_path / folder / f"models/{stem}.param").preprocess == PREPROCESS
@@ -115,12 +115,12 @@ def test_an_app_of_a_model_alone(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "c/infer.json").read_text())["inputs"][0]["preprocess"] is None
 
 
-def test_a_variant_is_a_runs(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="--variant names a variant of a run"):
+def test_a_variant_can_only_be_named_for_a_run(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="--variant names a variant of a run, and this is a model"):
         make_app(small(), tmp_path / "app", variant="int8")
 
 
-def test_a_run_tells_what_a_card_of_edited_files_does_not(own_run: Path, tmp_path: Path) -> None:
+def test_a_run_supplies_facts_missing_in_the_card_of_edited_files(own_run: Path, tmp_path: Path) -> None:
     edit(own_run, preprocess=PREPROCESS.to_dict())
     param = own_run / "m-int8.param"
     param.write_text(param.read_text() + "\n")
@@ -179,7 +179,7 @@ def sources(folder: Path) -> set[str]:
     return {path.name for path in (folder / "src").iterdir()}
 
 
-def test_a_part_is_there_where_it_is_asked_for(run_folder: Path, tmp_path: Path) -> None:
+def test_a_part_is_included_on_request(run_folder: Path, tmp_path: Path) -> None:
     make_app(run_folder, tmp_path / "plain")
     make_app(run_folder, tmp_path / "full", extras=("streams", "camera"))
     assert sources(tmp_path / "full") - sources(tmp_path / "plain") == {
@@ -213,7 +213,7 @@ def test_writing_an_app_again_keeps_what_was_built(run_folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("change", ["src/main.cpp", "src/mine.cpp", "README.md"])
-def test_what_a_user_wrote_is_not_lost(change: str, run_folder: Path, tmp_path: Path) -> None:
+def test_a_users_changes_are_not_lost(change: str, run_folder: Path, tmp_path: Path) -> None:
     make_app(run_folder, tmp_path / "app", variant="int8")
     (tmp_path / "app" / change).write_text("my own")
     with pytest.raises(StorageError, match=f"{change} was changed since"):
@@ -276,7 +276,7 @@ def test_an_input_of_unknown_shape(tmp_path: Path) -> None:
         make_app(network("Input in0 0 1 in0\nReLU r 1 1 in0 out0"), tmp_path / "app")
 
 
-def test_files_of_the_users_that_an_app_would_replace(run_folder: Path, tmp_path: Path) -> None:
+def test_an_app_does_not_replace_files_of_the_user(run_folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "app"
     make_app(run_folder, home, variant="fp32", lang="python")
     (home / "CMakeLists.txt").write_text("mine")

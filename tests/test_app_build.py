@@ -1,4 +1,4 @@
-"""The app, compiled with ncnn's C++ library and run: its answers are Python's, and nothing makes it crash."""
+"""The app, compiled with ncnn's C++ library and run. Its answers equal Python's, and nothing makes it crash."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Array = NDArray[Any]
 
 @pytest.fixture(scope="session")
 def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of EfficientNet-Lite0, quantised in a hurry."""
+    """The run folder of EfficientNet-Lite0, quantised at a low effort."""
     out = tmp_path_factory.mktemp("lite0") / "out"
     recipe = Recipe(
         str(DATA / f"{NAME}.onnx"), images=str(DATA / "images/calibration"), eval_images=str(CAT.parent),
@@ -61,7 +61,7 @@ def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def app(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The app, built."""
+    """The built app."""
     folder = tmp_path_factory.mktemp("app") / "lite0"
     make_app(lite0, folder, variant="int8", extras=("streams", "arrays", "gpu"))
     build(folder, folder / "build/native")
@@ -97,7 +97,7 @@ def answer(app: Path, *words: str | Path, precision: str = "fp32") -> dict[str, 
 
 @pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-4), ("fp16", 0.02), ("int8", 0.05)])
 def test_the_answers_are_pythons(precision: str, near: float, app: Path, lite0: Path, tmp_path: Path) -> None:
-    """fp16 and int8 to what two versions of ncnn may differ by: they round between layers in places of their own."""
+    """fp16 and int8 agree within a tolerance, because two versions of ncnn round at different places."""
     labels = (lite0 / "labels.txt").read_text().splitlines()
     with Session(lite0 / f"{NAME}-{precision}.param", precision=precision, threads=2) as net:
         for path in PHOTOGRAPHS[::4]:
@@ -117,7 +117,7 @@ def test_the_answers_are_pythons(precision: str, near: float, app: Path, lite0: 
 
 
 def test_a_model_runs_at_its_own_precision(app: Path) -> None:
-    """The program is int8's; the file of fp32 is its variant's."""
+    """The program of int8 also runs the file of the fp32 variant."""
     for precision in ("fp32", "fp16", "int8"):
         files = [app / f"models/{NAME}-{precision}{ending}" for ending in (".param", ".bin")]
         said = json.loads(run(app / "build/native/infer", *files, CAT, "--json", "--loop=1"))
@@ -165,7 +165,7 @@ def test_npy_of_every_type(kind: str, app: Path, tmp_path: Path) -> None:
 
 
 Case = tuple[Path, Preprocess, int]
-"""An image or an array, how it is prepared, and which tile of it."""
+"""An image or an array, its preprocessing, and the index of the tile."""
 Prepare = Callable[[list[Case]], list[Array]]
 
 FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -213,13 +213,13 @@ ARRAYS = {
     (9,): Preprocess(color="array", mean=(0.5,), divisor=1, arrays=True),
     (3, 4, 4): Preprocess(mean=(0.5,)),
 }
-"""Shape of an array -> how it is prepared."""
+"""Shape of an array -> its preprocessing."""
 PPM = Preprocess(resize=10)
 LISTS = (*RESIZED.values(), *OF_PRESETS.values(), *COLOURED.values(), FOR_PHOTOGRAPHS, FITTED)
 EVERY = list(dict.fromkeys([
     *(how for hows in LISTS for how in hows), *PNG.values(), *JPEG.values(), TILED, *ARRAYS.values(), PPM,
 ]))  # fmt: skip
-"""All of these."""
+"""All cases."""
 
 OF_IMAGES = """
 ncnn::Mat prepare(const Preprocess& how, const std::string&, const Bytes& file, int tile, const std::vector<int>&)
@@ -234,12 +234,12 @@ ncnn::Mat prepare(const std::string& path, const Bytes& file, int, const std::ve
     return read_array(path, file, shape);
 }
 """
-"""The preparing of a case of tests/app/prepare.cpp."""
+"""The C++ preprocessing of a case, for tests/app/prepare.cpp."""
 
 
 @pytest.fixture(scope="session")
 def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
-    """The app's own preparing of inputs, as a function. What differs in sizes only has its code once."""
+    """The app's own preprocessing as a function. Cases that only differ in sizes share their code."""
     folder = tmp_path_factory.mktemp("prepare")
     home = Path(ncnnkit.app.__file__).parent / "cpp/src"
     environment = templates(home)
@@ -259,7 +259,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
             (folder / space).mkdir()
             (folder / space / "arrays.h").write_text(f"// {space}\n{(home / 'arrays.h').read_text()}")
             for name, text in code.items():
-                (folder / space / name).write_text(f"// {space}\n{text}")  # equal headers would be included once
+                (folder / space / name).write_text(f"// {space}\n{text}")  # equal headers would be included only once
             included = "".join(f'#include "{folder / space / name}"\n' for name in names)
             steps = values["steps"]
             sized = isinstance(steps, Steps) and steps.sizes(how)
@@ -302,7 +302,7 @@ def line(case: Case, out: Path) -> str:
 
 
 def expected_of(case: Case) -> Array:
-    """What the host makes of it."""
+    """The tensor of the host."""
     path, how, tile = case
     if path.suffix == ".npy":
         return how.apply_to_array(np.load(path))
@@ -317,7 +317,7 @@ def check(prepare: Prepare, cases: Sequence[tuple[Path, Preprocess] | Case]) -> 
 
 
 def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    """Noise over a gradient: what rounding and overshooting show in."""
+    """Noise over a gradient, which shows errors of rounding and overshooting."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(0, 255, size[0])[None, :, None] + rng.normal(0, 60, (size[1], size[0], 3))
     return Image.fromarray(np.clip(ramp, 0, 255).astype(np.uint8))
@@ -367,7 +367,7 @@ def test_every_kind_of_jpeg(color: str, prepare: Prepare, tmp_path: Path) -> Non
         image.convert("L").save(tmp_path / f"{number}-grey.jpg")
         image.convert("CMYK").save(tmp_path / f"{number}-cmyk.jpg")
         exif = Image.Exif()
-        exif[0x0112] = 6  # turned by 90 degrees: neither applies it
+        exif[0x0112] = 6  # EXIF rotation by 90 degrees, which neither applies
         image.save(tmp_path / f"{number}-turned.jpg", exif=exif)
     check(prepare, [(path, JPEG[color]) for path in sorted(tmp_path.glob("*.jpg"))])
 
@@ -427,7 +427,7 @@ def test_ppm(prepare: Prepare, tmp_path: Path) -> None:
 
 
 def make_inputs(folder: Path, app: Path) -> None:
-    """Files that something is wrong with."""
+    """Invalid files."""
     jpeg = CAT.read_bytes()
     (folder / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
     (folder / "header.jpg").write_bytes(jpeg[:30])
@@ -475,7 +475,7 @@ def make_inputs(folder: Path, app: Path) -> None:
 FAULTS: dict[str, tuple[list[str], str]] = {
     "no such image": (["nowhere.jpg"], "nowhere.jpg: cannot be read: No such file"),
     "an empty image": (["empty.jpg"], "empty.jpg: cannot be read: the file is empty"),
-    "an empty folder": (["folder"], "folder: holds no files"),
+    "an empty folder": (["folder"], "folder: contains no files"),
     "a device": (["/dev/zero"], "/dev/zero: cannot be read: not a file"),
     "no image": (["text.jpg"], "text.jpg: is not a JPEG, PNG, PPM or PGM image"),
     "a truncated JPEG": (["cut.jpg"], "cut.jpg: is a broken JPEG"),
@@ -485,29 +485,29 @@ FAULTS: dict[str, tuple[list[str], str]] = {
     "a bomb": (["bomb.png"], "bomb.png: is "),
     "a PPM bomb": (["bomb.ppm"], "bomb.ppm: is suspiciously large"),
     "a truncated PPM": (["cut.ppm"], "cut.ppm: is a broken PPM"),
-    "a wrong shape": (["small.npy"], "small.npy: has shape 3x8x8, the network takes 3x224x224"),
-    "NaN": (["nan.npy"], "nan.npy: holds NaN or infinity"),
-    "no numbers": (["words.npy"], "words.npy: does not hold numbers"),
-    "Fortran's order": (["fortran.npy"], "fortran.npy: is in Fortran's order"),
+    "a wrong shape": (["small.npy"], "small.npy: has shape 3x8x8, but the network takes 3x224x224"),
+    "NaN": (["nan.npy"], "nan.npy: contains NaN or infinity"),
+    "no numbers": (["words.npy"], "words.npy: does not contain numbers"),
+    "Fortran's order": (["fortran.npy"], "fortran.npy: is in Fortran order"),
     "a truncated npy": (["cut.npy"], "cut.npy: is a broken .npy"),
     "a huge npy": (["huge.npy"], "huge.npy: is a broken .npy"),
-    "few numbers": (["few.txt"], "few.txt: has 3 values, the network takes 3x224x224"),
-    "NaN as text": (["nan.txt"], "nan.txt: holds NaN or infinity"),
+    "few numbers": (["few.txt"], "few.txt: has 3 values, but the network takes 3x224x224"),
+    "NaN as text": (["nan.txt"], "nan.txt: contains NaN or infinity"),
     "words": (["words.txt"], "words.txt: value 1 is not a number"),
     "no folder to write to": (["x.npy", "nowhere/y.npy"], "nowhere/y.npy: cannot be written: No such file"),
 }
 MODEL_FAULTS: dict[str, tuple[str, str, str]] = {
     "no param": ("no.param", "good.bin", "no.param: cannot be read"),
     "no bin": ("good.param", "no.bin", "no.bin: cannot be read"),
-    "swapped": ("swapped.param", "good.bin", "swapped.param: is not ncnn's .param"),
+    "swapped": ("swapped.param", "good.bin", "swapped.param: is not a .param of ncnn"),
     "a truncated param": ("cut.param", "good.bin", "cut.param: the file ends too early"),
     "a wrong count": ("blobs.param", "good.bin", "line 2 says 3 blobs"),
-    "another shape": ("shape.param", "good.bin", "takes 3x224x192, this program is for 3x224x224"),
+    "another shape": ("shape.param", "good.bin", "takes 3x224x192, but this program is for 3x224x224"),
     "an unknown value": ("value.param", "good.bin", "value.param: ncnn cannot load it: "),
     "an unknown layer": ("unknown.param", "good.bin", "unknown.param: ncnn cannot load it: layer Puddling"),
     "another model": ("blob.param", "good.bin", "has no blob out0"),
-    "a truncated bin": ("good.param", "cut.bin", "its .bin is truncated or another model's"),
-    "a bin without its end": ("good.param", "last.bin", "its .bin is truncated or another model's"),
+    "a truncated bin": ("good.param", "cut.bin", "its .bin is truncated, or belongs to another model"),
+    "a bin without its end": ("good.param", "last.bin", "its .bin is truncated, or belongs to another model"),
     "a long bin": ("good.param", "long.bin", "its .bin is too long by 8 bytes"),
     "an empty bin": ("good.param", "empty.bin", "the file is empty"),
     "noise": ("good.param", "noise.bin", ""),
@@ -516,7 +516,7 @@ MODEL_FAULTS: dict[str, tuple[str, str, str]] = {
         "good.bin",
         "is a Cast: this program is for models without them",
     ),
-    "an int8 bin": ("good.param", "int8.bin", "its .bin is truncated or another model's"),
+    "an int8 bin": ("good.param", "int8.bin", "its .bin is truncated, or belongs to another model"),
 }
 USAGE_FAULTS = {
     "an unknown option": ["x.npy", "--fast"],
@@ -577,13 +577,13 @@ def test_help(app: Path) -> None:
 
 
 def test_a_missing_gpu_is_an_error(app: Path) -> None:
-    """Without a driver, and with one that computes on the CPU; never an answer from the CPU."""
+    """Without a driver, and with a driver that computes on the CPU. The CPU never answers."""
     hidden = infer(app, CAT, "--gpu", env={**os.environ, "VK_ICD_FILENAMES": "/nonexistent", "VK_DRIVER_FILES": "/no"})
     check_fault(hidden, "--gpu: there is no Vulkan device here")
 
 
 @pytest.mark.vulkan
-def test_a_software_device_is_no_gpu(app: Path, tmp_path: Path) -> None:
+def test_a_software_device_is_not_a_gpu(app: Path, tmp_path: Path) -> None:
     env = {**os.environ, "VK_ICD_FILENAMES": str(next(Path("/usr/share/vulkan/icd.d").glob("lvp_icd*.json")))}
     check_fault(infer(app, CAT, "--gpu", env=env), "--gpu: the only Vulkan device is the CPU (llvmpipe")
     done = infer(app, CAT, tmp_path / "gpu.npy", "--gpu=any", "--json", env=env)
@@ -689,7 +689,7 @@ def test_streams_with_a_vulkan_worker(app: Path, tmp_path: Path) -> None:
 
 
 def test_sanitizers_find_nothing(sanitized: Path, app: Path, tmp_path: Path) -> None:
-    """The embedded model, which needs no files; images, arrays and streams."""
+    """The embedded model, which needs no files, with images, arrays and streams."""
     program = sanitized / "build/native/infer"
     shutil.copytree(CAT.parent, tmp_path / "images")
     said = json.loads(run(program, CAT, tmp_path / "y.npy", "--json", "--loop=2"))
@@ -707,7 +707,7 @@ def test_sanitizers_find_nothing(sanitized: Path, app: Path, tmp_path: Path) -> 
 
 @pytest.fixture(scope="session")
 def arm(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program for aarch64, without decoders: a board's own libraries are not here."""
+    """The program for aarch64, without image decoders, because a board's own libraries are not here."""
     if installed("aarch64") is None or shutil.which("qemu-aarch64-static") is None:
         pytest.skip("needs scripts/ncnn-library aarch64")
     folder = tmp_path_factory.mktemp("arm") / "lite0"
@@ -740,7 +740,7 @@ def test_on_an_arm_board(precision: str, arm: Path, app: Path, tmp_path: Path) -
     run(*emulated, *words)
     answer(app, CAT, tmp_path / "expected.npy", precision=precision)
     found, expected = np.load(tmp_path / "y.npy"), np.load(tmp_path / "expected.npy")
-    # int8 is made for x86 here; on ARM other layers hand on rounded values, and biases round otherwise.
+    # int8 is made for x86 here. On Arm, other layers requantise, and biases are rounded differently.
     np.testing.assert_allclose(found, expected, atol={"fp32": 1e-4, "int8": 0.3}[precision])
     assert found.argmax() == expected.argmax()
     done = subprocess.run(list(map(str, [*emulated, CAT])), capture_output=True, text=True)
@@ -749,7 +749,7 @@ def test_on_an_arm_board(precision: str, arm: Path, app: Path, tmp_path: Path) -
 
 
 def test_deploy_copies_and_runs(app: Path, tmp_path: Path) -> None:
-    """With an ssh that stays on this machine."""
+    """With a stand-in for ssh that stays on this machine."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "board").mkdir()
     ssh = tmp_path / "bin/ssh"
@@ -792,10 +792,10 @@ def test_the_table_of_every_variant(app: Path, tmp_path: Path) -> None:
 
 
 def test_without_an_installed_ncnn_a_release_is_fetched(app: Path, tmp_path: Path) -> None:
-    """With a stand-in for its source: what is fetched is the release's business, that it is used is ours."""
+    """With a stand-in for its source. The test checks that the downloaded release is used, not its content."""
     (tmp_path / "ncnn").mkdir()
     lines = "cmake_minimum_required(VERSION 3.18)\nproject(stand_in)\nadd_library(ncnn INTERFACE)\n"
     check = 'if(NCNN_BUILD_TOOLS OR NOT NCNN_VULKAN)\nmessage(FATAL_ERROR "options")\nendif()\n'
     (tmp_path / "ncnn/CMakeLists.txt").write_text(lines + check)
     options = ("-DCMAKE_DISABLE_FIND_PACKAGE_ncnn=ON", f"-DFETCHCONTENT_SOURCE_DIR_NCNN={tmp_path}/ncnn")
-    assert "is fetched and built" in run("cmake", "-S", app, "-B", tmp_path / "build", "-G", "Ninja", *options)
+    assert "is downloaded and built" in run("cmake", "-S", app, "-B", tmp_path / "build", "-G", "Ninja", *options)

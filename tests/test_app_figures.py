@@ -1,4 +1,4 @@
-"""What was measured is what ships: an app's answers for the evaluation images have the figures that run.json says."""
+"""An app's answers for the evaluation images have the same figures as run.json."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(model: Artifact, images: Path, labels: Path, home: Path) -> Run:
-    """Run a model, all images being evaluated; others calibrate."""
+    """Run a model and evaluate all images. Other images calibrate."""
     model.save(home / "m.param")
     np.save(home / "calibration.npy", np.random.default_rng(1).normal(0, 1, (8, 3, SIDE, SIDE)).astype(np.float32))
     recipe = Recipe(
@@ -86,7 +86,7 @@ def cpp_answers(out: Path, images: Path, precision: str, *words: str) -> dict[st
 
 
 def answers(program: list[str | Path], images: Path, precision: str, app: Path | None = None) -> dict[str, Any]:
-    """Name of an image -> what a program says of it."""
+    """Name of an image -> the program's answer."""
     files = [app / f"models/m-{precision}{ending}" for ending in (".param", ".bin")] if app else []
     line = [*program, *files, images, "--json", "--threads=1"]
     done = subprocess.run(list(map(str, line)), capture_output=True, text=True, check=True)
@@ -101,17 +101,17 @@ WAYS = [
         cpp_answers, "fp32", id="cpp-fp32", marks=[pytest.mark.app, pytest.mark.slow, pytest.mark.timeout(600)]
     ),
 ]
-"""In C++ the tests have another ncnn, whose int8 rounds otherwise."""
+"""In C++ the tests have another ncnn, which rounds int8 differently."""
 
 # ---------------------------------------------------------------------------------------------------------- a detector
 
 
 @pytest.fixture(scope="module")
 def detector_run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run, dict[str, Boxes]]:
-    """A detector's run folder, its record, and the labels.
+    """The run folder of a detector, its record, and the labels.
 
     The labels are some of its boxes, moved. All scores are above the working threshold, so that the app prints every
-    box that counts. Boxes are clipped to the input, as the app clips them to the image, and none lies outside.
+    box that counts. Boxes are clipped to the input, as the app clips them to the image, and no box is outside.
     """
     pytest.importorskip("pycocotools")
     home = tmp_path_factory.mktemp("detector")
@@ -173,8 +173,8 @@ def test_the_figures_of_a_detector(
 @pytest.mark.app
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_that_nothing_is_found_is_an_answer(detector_run: tuple[Path, Run, dict[str, Boxes]], tmp_path: Path) -> None:
-    """The self-test of a program in C++ compares it, and does not take the example for damaged."""
+def test_finding_nothing_is_an_answer(detector_run: tuple[Path, Run, dict[str, Boxes]], tmp_path: Path) -> None:
+    """The self-test of a C++ program compares such an example, and does not treat it as damaged."""
     make_app(detector_run[0], tmp_path / "app", variant="fp32")
     for text in (tmp_path / "app/examples").glob("*.txt"):
         lines = [line for line in text.read_text().splitlines() if not line.startswith("box")]
@@ -192,7 +192,7 @@ def test_that_nothing_is_found_is_an_answer(detector_run: tuple[Path, Run, dict[
 
 @pytest.fixture(scope="module")
 def classifier_run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run, dict[str, int]]:
-    """A classifier's run folder, its record, and the labels: half of them what it says."""
+    """The run folder of a classifier, its record, and the labels. Half of the labels are its own answers."""
     home = tmp_path_factory.mktemp("classifier")
     model = Artifact.made(
         network(CLASSIFIER), "fp32", task="classification", preprocess=Preprocess(80, "bicubic", crop=(SIDE, SIDE))

@@ -1,4 +1,7 @@
-"""Ten thousand damaged inputs, examples and models: the app, with sanitizers, answers or refuses, and never crashes."""
+"""Ten thousand damaged inputs, examples and models.
+
+The app, built with sanitizers, answers or refuses, and never crashes.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,14 @@ from ncnnkit.samples.preprocess import Preprocess
 pytestmark = [pytest.mark.app, pytest.mark.slow, pytest.mark.timeout(900)]
 
 COUNTS = {"jpg": 2000, "png": 2000, "ppm": 2000, "npy": 2000, "txt": 500, "example": 500, "param": 1000}
-"""Kind of file -> how many damaged ones are tried."""
+"""Kind of file -> the number of damaged files."""
 assert sum(COUNTS.values()) == 10_000
 
 Mutate = Callable[[bytes, np.random.Generator], bytes]
 
 
 def flipped(data: bytes, random: np.random.Generator) -> bytes:
-    """A few bytes have other values."""
+    """Change a few bytes."""
     changed = np.frombuffer(data, np.uint8).copy()
     places = random.integers(0, len(changed), random.integers(1, 9))
     changed[places] = random.integers(0, 256, len(places))
@@ -37,18 +40,18 @@ def flipped(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def cut(data: bytes, random: np.random.Generator) -> bytes:
-    """It ends too early."""
+    """Cut off the end."""
     return data[: random.integers(1, len(data))]
 
 
 def repeated(data: bytes, random: np.random.Generator) -> bytes:
-    """A part of it is there twice, or not at all."""
+    """Repeat or remove a part."""
     begin, end = sorted(random.integers(0, len(data) + 1, 2).tolist())
     return data[:end] + data[begin:] if random.integers(2) else data[:begin] + data[end:]
 
 
 def numbered(data: bytes, random: np.random.Generator) -> bytes:
-    """A number in a text is another one: a large one, a negative one, none."""
+    """Replace a number in a text by a large one, a negative one, or nothing."""
     places = [i for i, byte in enumerate(data[:4000]) if chr(byte).isdigit()]
     if not places:
         return flipped(data, random)
@@ -83,7 +86,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def seeds(folder: Path, kind: str) -> list[bytes]:
-    """Right files of a kind."""
+    """Valid files of a kind."""
     values = np.random.default_rng(1).random((3, 16, 16), np.float32)
     with Image.open(folder / "images/0.png") as image:
         image.load()
@@ -124,13 +127,13 @@ def test_no_damaged_file_crashes_it(kind: str, app: Path, tmp_path: Path) -> Non
         path = tmp_path / f"{number}.{kind}"
         path.write_bytes(mutant(right[number % len(right)], random))
         names.append(path)
-    for number, data in enumerate(right):  # of which it must take all
+    for number, data in enumerate(right):  # it must accept all of these
         path = tmp_path / f"right-{number}.{kind}"
         path.write_bytes(data)
         names.append(path)
-    (tmp_path / "1.png").write_bytes((app / "app/examples/1.png").read_bytes())  # what an example names
+    (tmp_path / "1.png").write_bytes((app / "app/examples/1.png").read_bytes())  # the files that an example names
     line = [app / "build/fuzz", app / "app/models/model.param", app / "app/models/model.bin"]
-    # ncnn asks for whatever memory a .param says, and what it leaves behind when it refuses one is not ours.
+    # ncnn allocates any memory that a .param asks for, and leaks memory when it refuses one.
     asan = "allocator_may_return_null=1:max_allocation_size_mb=1000:detect_leaks=" + str(int(kind != "param"))
     done = subprocess.run(
         list(map(str, line)), input="\n".join(map(str, names)), capture_output=True, text=True, check=False,

@@ -1,4 +1,4 @@
-"""What was measured is what ships: the version of ncnn, the files of the model, how a program starts."""
+"""The shipped program is the measured one: the version of ncnn, the files of the model, and the program's start."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Done = subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An app of a small network, measured with a newer ncnn than it is built with."""
+    """An app of a small network that was measured with a newer ncnn than the one with which it is built."""
     folder = tmp_path_factory.mktemp("ship") / "app"
     model = replace(Artifact.of(small()), ncnn=NEW, preprocess=Preprocess(resize=(16, 16)), task="classification")
     make_app(model, folder, extras=("camera", "arrays", "gpu"))
@@ -69,19 +69,19 @@ def test_an_older_ncnn_is_refused_with_both_versions(app: Path, tmp_path: Path) 
     assert done.returncode != 0
     assert f"ncnn {OLD} in" in said
     assert f"is older than {NEW}, with which the model was measured" in said
-    assert f"-DINFER_NCNN={OLD} builds with this one" in said
+    assert f"this version with -DINFER_NCNN={OLD}" in said
 
 
-def test_no_older_release_is_fetched_than_was_measured(app: Path, tmp_path: Path) -> None:
+def test_the_downloaded_release_is_not_older_than_the_measured_one(app: Path, tmp_path: Path) -> None:
     no_ncnn = "-DCMAKE_DISABLE_FIND_PACKAGE_ncnn=ON"
     done = configure(app, tmp_path / "build", no_ncnn, "-DINFER_NCNN=1.0.20991231")
     assert done.returncode != 0
-    assert f"the release that would be fetched, {RELEASE.version}, is older than 1.0.20991231" in " ".join(
+    assert f"the release that would be downloaded, {RELEASE.version}, is older than 1.0.20991231" in " ".join(
         done.stderr.split()
     )
 
 
-def test_the_fetched_release_is_no_older_than_the_package_that_measures() -> None:
+def test_the_downloaded_release_is_not_older_than_the_measuring_package() -> None:
     import ncnn
 
     def parts(version: str) -> list[int]:
@@ -108,12 +108,12 @@ def test_an_altered_file_is_refused(name: str, app: Path, tmp_path: Path) -> Non
     if name == "model.bin":
         altered[100:2100] = np.random.default_rng(0).bytes(2000)
     else:
-        altered.extend(b"\n")  # ncnn reads it as before
+        altered.extend(b"\n")  # ncnn reads the same network from it
     (models / name).write_bytes(altered)
     line: list[str | Path] = [models / "model.param", models / "model.bin", app.parent / "x.npy", "--loop=1"]
     done = infer(app, *line)
     assert done.returncode == 1
-    assert f"{name}: is not the file that was written: its CRC-32 is " in done.stderr
+    assert f"{name}: was damaged or changed: its CRC-32 is " in done.stderr
     assert "copy it again, or give --no-check" in done.stderr
     assert done.stderr.count("\n") == 1
     if name == "model.param":
@@ -127,7 +127,7 @@ def test_the_model_need_not_be_named(app: Path) -> None:
     assert json.loads(done.stdout)["top"] == named["top"]
 
 
-def test_a_value_may_be_a_word_of_its_own(app: Path) -> None:
+def test_an_option_and_its_value_may_be_separate_words(app: Path) -> None:
     assert answer(app, "--loop", "2")["latency_ms"]["runs"] == 2
     done = infer(app, app.parent / "x.npy", "--loop")
     assert done.returncode == 2
@@ -139,7 +139,7 @@ def test_a_value_may_be_a_word_of_its_own(app: Path) -> None:
 
 @pytest.mark.vulkan
 def test_a_gpus_pipelines_are_compiled_once(app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an ncnn that can store them."""
+    """With an ncnn that can store them."""
     if installed("current") is None:
         pytest.skip("needs scripts/ncnn-library current")
     program = build(app, tmp_path / "build", "-DCMAKE_BUILD_TYPE=Debug", library="current") / "infer"
@@ -171,7 +171,7 @@ def yuyv(number: int) -> NDArray[np.uint8]:
 
 
 def rgb(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """BT.601 for video, in whole numbers."""
+    """BT.601 for video, in integer arithmetic."""
     y = 298 * (frame[..., 0].astype(int) - 16)
     u, v = (np.repeat(frame[:, start::2, 1].astype(int) - 128, 2, axis=1) for start in (0, 1))
     planes = (y + 409 * v, y - 100 * u - 208 * v, y + 516 * u)
@@ -180,7 +180,7 @@ def rgb(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def expected(app: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """The answers to the frames as images in a folder, which are answered one after the other."""
+    """The answers to the same frames as images in a folder, one after the other."""
     folder = tmp_path_factory.mktemp("frames")
     for number in range(3):
         Image.fromarray(rgb(yuyv(number))).save(folder / f"{number}.ppm")
@@ -203,13 +203,13 @@ def test_a_file_of_raw_frames(app: Path, expected: list[Any], tmp_path: Path) ->
     assert done.returncode == 0
     assert answers(done) == expected
     done = infer(app, tmp_path / "a.yuyv", "--camera=64x50")
-    assert "a.yuyv: is no file of YUYV frames of this size" in done.stderr
+    assert "a.yuyv: is not a file of YUYV frames of this size" in done.stderr
     for value in ("64", "64x", "x48", "1x1", "64x48x3"):
         assert infer(app, tmp_path / "a.yuyv", f"--camera={value}").returncode == 2
 
 
 def test_a_v4l2_camera(app: Path, expected: list[Any], tmp_path: Path) -> None:
-    """A fake one, which has rows that are longer than a frame is wide, and ends after three frames."""
+    """A fake camera with rows longer than the width of a frame. It ends after three frames."""
     run("gcc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "camera.so", FAKE, "-ldl")
     os.mkfifo(tmp_path / "video0")
     line = [app / "build/native/infer", tmp_path / "video0", "--camera=640x480", "--json"]
@@ -222,8 +222,8 @@ def test_a_v4l2_camera(app: Path, expected: list[Any], tmp_path: Path) -> None:
     assert "video0: gave no frame for 10 s" in done.stderr
 
 
-def test_what_is_no_camera(app: Path) -> None:
-    assert "/dev/null: is no camera: " in infer(app, "/dev/null", "--camera=64x48").stderr
+def test_files_that_are_not_cameras(app: Path) -> None:
+    assert "/dev/null: is not a camera: " in infer(app, "/dev/null", "--camera=64x48").stderr
     assert "nowhere: cannot be opened: No such file" in infer(app, "nowhere", "--camera=64x48").stderr
 
 
@@ -232,7 +232,7 @@ def test_what_is_no_camera(app: Path) -> None:
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The app of a network that takes an image, a smaller one with its channels last, and four numbers; and samples."""
+    """The app of a network with three inputs (an image, a smaller one with channels last, numbers), and samples."""
     folder = tmp_path_factory.mktemp("several")
     graph = network(
         """
@@ -318,7 +318,7 @@ WRONG = {
     "a wrong shape": (
         ["left=left-0.png", "right=left-0.npy", "shift=shift-0.npy"],
         1,
-        "right=left-0.npy: has shape 3x16x20, the network takes 8x10x3",
+        "right=left-0.npy: has shape 3x16x20, but the network takes 8x10x3",
     ),
 }
 

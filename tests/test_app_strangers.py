@@ -1,4 +1,4 @@
-"""The app of a stranger's run folder or card: no name or text in it reaches code."""
+"""The app of an untrusted run folder or card: no name or text in it gets into code."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ EVIL = 'x"; system("touch PWNED"); //\n#include <evil.h>\n\\ ??/ ${PWNED} $(touc
 
 
 def code_of(folder: Path) -> str:
-    """All of an app that a compiler, CMake or a shell reads."""
+    """The text of an app that a compiler, CMake or a shell reads."""
     files = [folder / name for name in ("CMakeLists.txt", "run.sh", "scripts/deploy.sh", "models/variants.txt")]
     return "".join(path.read_text() for path in (*files, *sorted((folder / "src").iterdir())))
 
 
 @pytest.mark.parametrize("name", ["m$(touch PWNED)", "m`touch PWNED`", 'm"); system("x', "m\n", "../m", "/etc/m", "-m"])
-def test_file_names_of_a_run_cannot_mean_anything(name: str, own_run: Path, tmp_path: Path) -> None:
+def test_file_names_of_a_run_have_no_special_meaning(name: str, own_run: Path, tmp_path: Path) -> None:
     variants = json.loads((own_run / "run.json").read_text())["variants"]
     variants[0]["files"]["param"] = f"{name}.param"
     edit(own_run, variants=variants)
     refused(own_run, tmp_path, FormatError, r"variants\[0\]\.files\.param is ")
 
 
-def test_the_models_name_cannot_mean_anything(own_run: Path, tmp_path: Path) -> None:
+def test_the_models_name_has_no_special_meaning(own_run: Path, tmp_path: Path) -> None:
     for name in (EVIL, "m\nint evil();"):
         edit(own_run, model={**json.loads((own_run / "run.json").read_text())["model"], "name": name})
         refused(own_run, tmp_path, FormatError, r"model\.name is ")
@@ -60,7 +60,7 @@ def test_free_texts_of_a_run_do_not_reach_code(own_run: Path, tmp_path: Path) ->
 
 
 def test_a_blobs_name_stays_within_its_literal(own_run: Path, tmp_path: Path) -> None:
-    """Names of blobs come from the .param, which is the stranger's as well."""
+    """Names of blobs come from the .param, which is untrusted, too."""
     param = own_run / "m-int8.param"
     param.write_text(param.read_text().replace("in0", 'in";evil();//\\'))
     with pytest.warns(UserWarning, match="this card is ignored"):
@@ -70,8 +70,8 @@ def test_a_blobs_name_stays_within_its_literal(own_run: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["m$(touch PWNED)", "m`touch PWNED`", 'm"); system("touch PWNED', "m\n", "-m", "é x"])
-def test_the_name_of_a_models_file_cannot_mean_anything(name: str, tmp_path: Path) -> None:
-    """Given directly, a model may have any name: its files in the app get a plain one."""
+def test_the_name_of_a_models_file_has_no_special_meaning(name: str, tmp_path: Path) -> None:
+    """A model that is given directly may have any name. Its files in the app get a plain name."""
     Artifact.made(small(), "fp32").save(tmp_path / f"{name}.param")
     chosen = make_app(tmp_path / f"{name}.param", tmp_path / "app")
     assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", chosen.stem)
@@ -100,7 +100,7 @@ HOSTILE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_card_is_not_believed(what: str, tmp_path: Path) -> None:
+def test_a_hostile_card_is_refused(what: str, tmp_path: Path) -> None:
     param = tmp_path / "m.param"
     Artifact.made(small(), "fp32").save(param)
     card = json.loads((tmp_path / "m.json").read_text())
@@ -130,8 +130,8 @@ def test_a_card_with_the_shape_of_another_network_is_refused(tmp_path: Path) -> 
         make_app(tmp_path / "m.param", tmp_path / "app")
 
 
-def test_a_blobs_name_is_no_path() -> None:
-    """Each of several outputs gets a file; blobs may be called anything but have no spaces."""
+def test_a_blobs_name_is_not_used_as_a_path() -> None:
+    """Each of several outputs gets a file. Blobs may have any name without spaces."""
     text = """
         Split s 1 2 in0 a b
         ReLU r 1 1 a ../../up
@@ -145,7 +145,7 @@ def test_a_blobs_name_is_no_path() -> None:
     assert [output.file for output in alike.outputs] == ["0", "1"]
 
 
-def test_a_variants_name_holds_no_line_ends(own_run: Path, tmp_path: Path) -> None:
+def test_a_variants_name_contains_no_line_ends(own_run: Path, tmp_path: Path) -> None:
     variants = json.loads((own_run / "run.json").read_text())["variants"]
     variants[0]["name"] = "fp32-cpu\nint evil();"
     edit(own_run, variants=variants, recommended=None)
@@ -153,7 +153,7 @@ def test_a_variants_name_holds_no_line_ends(own_run: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", [EVIL, "", "plain", "é\u202e", "\ud800", "a\0b"])
-def test_a_literal_is_read_back_as_it_was(text: str) -> None:
+def test_a_literal_is_read_back_unchanged(text: str) -> None:
     literal = cpp_literal(text)
     assert re.fullmatch(r'"([A-Za-z0-9 .,:;_\-+/()\[\]@=]|\\[0-7]{3})*"', literal)
     octal = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), literal[1:-1].encode())

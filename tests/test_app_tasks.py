@@ -1,4 +1,4 @@
-"""What the apps make of outputs: in C++ the same as in Python, and in Python the same as ncnnkit's own tasks."""
+"""How apps decode outputs: C++ does the same as Python, and Python the same as ncnnkit's own tasks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WHOLE, SQUEEZED = Placement(SIZE, SIZE, 0, 0, SIZE), Placement((30, 200), SIZE, 
 
 @dataclass(frozen=True)
 class Case:
-    """A task, and what outputs for it look like: their shapes, and the numbers from which they are drawn."""
+    """A task, the shapes of its outputs, and the range of their random values."""
 
     task: str
     decoder: Decoder | None
@@ -60,7 +60,7 @@ def columns(decoder: Decoder, table: Table) -> int:
 
 
 def detector(decoder: Decoder, task: str = "detection", rows: int = 40, **numbers: float) -> Case:
-    """A detector with as many boxes as there are anchors, or ``rows``."""
+    """A detector with one box for each anchor, or with ``rows`` boxes."""
     shapes: list[tuple[int, ...]] = []
     levels: dict[Any, int] = {}
     for table in decoder.tables:
@@ -142,12 +142,12 @@ CASES = {
     "tensor": Case("tensor", None, ((3, 4, 5), (7,))),
 }  # fmt: skip
 WHOLES = tuple(f"{name}_whole" for name in ("ultralytics", "poses", "masks", "ssd", "levels", "segmentation", "image"))
-"""Cases of which the app is also made for images that are not cut into tiles."""
+"""Cases for which the app is also made for images without tiles."""
 PLACES = {"letterbox": [LETTERBOX], "whole": [WHOLE], "squeezed": [SQUEEZED], "tiles": TILES}
 
 
 def model(case: Case) -> Artifact:
-    """A network with as many outputs, which have another shape: only the card counts here."""
+    """A network with the same number of outputs, but of other shapes. Only the card matters here."""
     count = len(case.shapes)
     names = [f"o{i}" for i in range(count)]
     splits = [] if count == 1 else [f"Split split 1 {count} in0 {' '.join(f's{i}' for i in range(count))}"]
@@ -158,7 +158,7 @@ def model(case: Case) -> Artifact:
 
 
 def outputs_of(case: Case, seed: int) -> list[Array]:
-    """Random outputs. Where a decoder reads labels or corners, they are some."""
+    """Random outputs. Columns of labels or corners have valid values."""
     rng = np.random.default_rng(seed)
     made = [rng.uniform(case.low, case.high, shape).astype(np.float32) for shape in case.shapes]
     if case.decoder is None:
@@ -187,7 +187,7 @@ def facts(case: Case) -> dict[str, Any]:
 
 
 def answers(case: Case, tiles: list[Tile]) -> tuple[dict[str, Any], Any]:
-    """What the Python app says, and the image that it makes."""
+    """The answer of the Python app, and its image."""
     known = facts(case)
     module = importlib.import_module(f"ncnnkit.app.python_tasks.{known['task']['kind']}")
     found = module.answer(tiles, known)
@@ -209,7 +209,7 @@ def line(tiles: list[Tile], folder: Path) -> str:
         p = tile.place
         words += [*p.resized, p.top, p.left, *p.input, *p.image, len(tile.outputs)]
         for index, values in enumerate(tile.outputs):
-            squeezed = values[0] if values.ndim > 1 and len(values) == 1 else values  # as ncnn drops axes of length 1
+            squeezed = values[0] if values.ndim > 1 and len(values) == 1 else values  # ncnn drops axes of length 1
             np.save(folder / f"{number}-{index}.npy", squeezed)
             words += [folder / f"{number}-{index}.npy", squeezed.ndim, *squeezed.shape]
     return " ".join(map(str, words)) + "\n"
@@ -232,7 +232,7 @@ std::string answer(const std::vector<Tile>& tiles, const std::string& picture)
 """
 """A case of tests/app/decode.cpp."""
 OWN = ("preprocess.h", "model.h", "task.h", "decoder.h", "draw.h", "draw.cpp", "task.cpp")
-"""Files of an app that others have otherwise."""
+"""Files that differ between apps."""
 
 
 def code_of(name: str, app: Path, folder: Path) -> str:
@@ -252,7 +252,7 @@ def code_of(name: str, app: Path, folder: Path) -> str:
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program with the decoding of all cases, most of them for images that are cut into tiles."""
+    """A program with the decoding of all cases, most of them for images with tiles."""
     folder = tmp_path_factory.mktemp("tasks")
     code, rows = [], []
     for name in (*CASES, *WHOLES):
@@ -273,7 +273,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow  # it compiles C++
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [*CASES, *WHOLES])
-def test_decoding_in_c_is_that_in_python(name: str, program: Path, tmp_path: Path) -> None:
+def test_decoding_in_c_equals_decoding_in_python(name: str, program: Path, tmp_path: Path) -> None:
     case = CASES[name.removesuffix("_whole")]
     for what, tiles in samples(case):
         if len(tiles) > 1 and name in WHOLES:
@@ -286,12 +286,12 @@ def test_decoding_in_c_is_that_in_python(name: str, program: Path, tmp_path: Pat
                 drawn = np.asarray(image).astype(int)
             assert drawn.shape == picture.shape, what
             wrong = np.abs(drawn - picture) > (1 if case.task.startswith("image") else 0)
-            # The sign of a sum of products depends on the order of adding where it is nearly zero.
+            # If a sum of products is nearly zero, its sign depends on the order of adding.
             assert wrong.mean() <= (1e-3 if case.task == "instances" else 0), what
 
 
 def same(ours: Any, theirs: Any, what: str) -> None:
-    """Two answers: what is said must be equal, and numbers must be near: pixels within a hundredth."""
+    """Check that two answers have equal texts and similar numbers: pixels within a hundredth."""
     if isinstance(theirs, dict):
         assert ours.keys() == theirs.keys(), what
         for key in theirs:
@@ -312,7 +312,7 @@ def same(ours: Any, theirs: Any, what: str) -> None:
 @pytest.mark.slow  # it compiles the app
 @pytest.mark.timeout(900)
 def test_a_detector_on_images_of_many_sizes(tmp_path: Path) -> None:
-    """The whole apps at fp32: the same boxes, to a hundredth of a pixel."""
+    """The complete apps at fp32 find the same boxes, within a hundredth of a pixel."""
     graph = network(
         """
         Input       in0 0 1 in0 0=64 1=64 2=3
@@ -364,7 +364,7 @@ def test_a_detector_on_images_of_many_sizes(tmp_path: Path) -> None:
     "name", [name for name, case in CASES.items() if case.decoder and case.decoder.kind == "boxes"]
 )
 def test_boxes_in_the_app_are_those_of_the_task(name: str) -> None:
-    """Where the image is the input itself, all boxes are those that ncnnkit decodes, cut to the image."""
+    """If the image is the input itself, the boxes are those of ncnnkit, clipped to the image."""
     case = CASES[name]
     several = 0
     for seed in range(3):
@@ -394,7 +394,7 @@ def test_a_task_that_a_user_wrote_prints_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", ["segmentation", "last_axis", "one_map"])
-def test_masks_are_the_tasks_classes(name: str) -> None:
+def test_masks_have_the_classes_of_the_task(name: str) -> None:
     case = CASES[name]
     (outputs,) = outputs_of(case, 0)
     purpose = model(case).purpose
@@ -410,7 +410,7 @@ def test_masks_are_the_tasks_classes(name: str) -> None:
 
 
 def test_tiles_of_an_image_become_one_without_seams() -> None:
-    """Tiles of one picture are blended to that picture."""
+    """The tiles of one picture are blended to the same picture."""
     case = CASES["image"]
     whole = np.linspace(0, 1, 3 * 128 * 200, dtype=np.float32).reshape(3, 128, 200)
     tiles = [Tile([whole[:, :, -2 * at.left : -2 * at.left + 128]], at) for at in TILES]
@@ -429,7 +429,7 @@ def test_a_letterboxed_image_is_cut_out() -> None:
     assert picture.min() == 255
 
 
-def test_text_and_vectors_are_the_tasks() -> None:
+def test_text_and_vectors_equal_the_tasks() -> None:
     case = CASES["text"]
     values = np.zeros((4, 5), np.float32)
     values[[0, 1, 2, 3], [1, 1, 0, 2]] = 0.75
@@ -440,7 +440,7 @@ def test_text_and_vectors_are_the_tasks() -> None:
     np.testing.assert_allclose(said["embedding"][:3], [0.6, 0.8, 0], atol=1e-7)
 
 
-def test_points_are_where_the_decoder_says() -> None:
+def test_points_equal_the_decoders() -> None:
     case = CASES["points"]
     assert case.decoder is not None
     (values,) = outputs_of(case, 1)
@@ -454,12 +454,12 @@ WORDS = {
     "boxes": "box", "segmentation": "picture", "image": "picture", "landmarks": "points", "text": "score",
     "embedding": "embedding", "classification": "score",
 }  # fmt: skip
-"""Kind of task -> what a line of an example begins with."""
+"""Kind of task -> the beginning of a line of an example."""
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_python_app_agrees_with_its_examples(name: str, tmp_path: Path) -> None:
-    """To 1, and with those of other outputs to less."""
+    """The agreement is 1, and lower with other outputs."""
     case = CASES[name]
     known = facts_of(shipment(model(case)))
     if known.task.kind == "tensor":
@@ -478,7 +478,7 @@ def test_the_python_app_agrees_with_its_examples(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["ultralytics", "text"])
-def test_an_example_in_which_nothing_is_found_is_compared_too(name: str, tmp_path: Path) -> None:
+def test_an_example_without_findings_is_compared_too(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     known = facts_of(shipment(model(case)))
     nothing = [np.zeros_like(each) for each in outputs_of(case, 0)]
@@ -495,7 +495,7 @@ def test_an_example_in_which_nothing_is_found_is_compared_too(name: str, tmp_pat
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_examples_say_what_the_original_found(name: str, tmp_path: Path) -> None:
+def test_examples_contain_the_findings_of_the_original(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     known = facts_of(shipment(model(case)))
     place = Placement((48, 64), (48, 64), 8, 0, (64, 64))
@@ -514,7 +514,7 @@ MOST_LINES = {
     "detection": 2900, "pose": 2950, "instances": 2975, "segmentation": 2725, "classification": 2725,
     "landmarks": 2700, "image": 2650, "text": 2750, "embedding": 2475, "tensor": 2500,
 }  # fmt: skip
-"""Task -> lines of C++ in its app, at most: whoever takes over an app reads all of them."""
+"""Task -> the largest number of lines of C++ in its app, because the owner of an app reads all of them."""
 
 
 @pytest.mark.parametrize("task", MOST_LINES)
@@ -528,7 +528,7 @@ def test_the_page_says_how_many_lines_an_app_has() -> None:
     assert app_lines.table() in page, "run scripts/app_lines.py, and put its table into docs/app.md"
 
 
-def test_only_what_is_asked_for_is_there(tmp_path: Path) -> None:
+def test_only_requested_parts_are_included(tmp_path: Path) -> None:
     made = replace(model(CASES["ultralytics"]), preprocess=Preprocess(resize=Fit("letterbox", size=(64, 64))))
     make_app(made, tmp_path / "app")
     make_app(made, tmp_path / "full", extras=("streams", "camera", "gpu", "arrays"))

@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: imports go as it says (the contracts are in pyproject.toml); what it names exists."""
+"""docs/architecture.md is true: imports follow it (the contracts are in pyproject.toml), and the names in it exist."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SOURCES = sorted(
 )  # fmt: skip
 
 
-def test_imports_go_one_way() -> None:
+def test_imports_follow_the_layers() -> None:
     code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     done = subprocess.run(
         [sys.executable, "-c", code, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -91,8 +91,8 @@ def test_the_stages_are_those_of_a_run() -> None:
         assert re.search(rf"\b{function}\(", source), f"{name}: the pipeline does not call {function}"
 
 
-def test_what_the_page_names_exists() -> None:
-    """Outside the table: each file, and each word of code, stands somewhere in the sources."""
+def test_names_on_the_page_exist() -> None:
+    """Outside the table: each file exists, and each name in code occurs in the sources."""
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in SOURCES if path.suffix not in BINARY]
     everything = "\n".join(texts)
     files = {path.name for path in SOURCES} | {path.name for path in ROOT.iterdir()}
@@ -105,7 +105,7 @@ def test_what_the_page_names_exists() -> None:
 
 
 @pytest.mark.parametrize("page", [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"], ids=lambda p: p.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_are_valid(page: Path) -> None:
     text = re.sub(r"^(`{3,}).*?^\1$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         path, _, anchor = target.partition("#")
@@ -125,7 +125,7 @@ def modules() -> list[str]:
 
 
 def test_no_module_has_the_name_of_something_its_package_exports() -> None:
-    """Importing the module would put it in the place of what is exported."""
+    """Importing the module would replace the exported object."""
     packages = [ncnnkit, *(m for m in map(importlib.import_module, modules()) if hasattr(m, "__path__"))]
     for package in packages:
         inside = {module.name for module in pkgutil.iter_modules(package.__path__)}

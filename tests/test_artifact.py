@@ -1,4 +1,4 @@
-"""A model says how it must be run: cards, what is derived without one, and that every way of running it heeds it."""
+"""A model defines how it must be run: cards, the precision without a card, and all ways of running a model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ X = samples(1, (16, 16, 16))[0]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The mixed model twice: ``card.param`` with its card, ``bare.param`` without; and its original ``fp32.param``."""
+    """The mixed model with its card (``card.param``) and without (``bare.param``), and its original ``fp32.param``."""
     home = tmp_path_factory.mktemp("mixed")
     exact, made = mixed()
     Artifact.made(exact, "fp32").save(home / "fp32.param")
@@ -88,7 +88,7 @@ def outputs_only(variants: list[JobVariant], x: Array, home: Path) -> MeasureJob
 
 
 def by_job(variant: JobVariant, x: Array, home: Path) -> Array:
-    """The outputs of a variant of a job, as the host made it."""
+    """The outputs of a variant of a job that the host made."""
     (row,) = run_job(outputs_only([variant], x, home)).variants
     assert row.status == "ok", row.reason
     (path,) = row.outputs.values()
@@ -155,7 +155,7 @@ def infer(program: list[str], stem: str, x: Array, home: Path) -> Array:
 
 
 def run_with(model: Path, out: Path) -> Path:
-    """A run folder one of whose variants is this mixed model."""
+    """A run folder with this mixed model as a variant."""
     np.save(out.parent / "images.npy", samples(10, (16, 16, 16)))
     recipe = Recipe(
         str(model.parent / "fp32.param"), images=str(out.parent / "images.npy"), backends=("cpu",),
@@ -174,7 +174,7 @@ def run_with(model: Path, out: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["card", "bare"])
 @pytest.mark.parametrize("way", [by_session, by_bench, by_tune, by_profile, by_python_app, by_python_app_of_the_file])
-def test_a_mixed_model_gives_the_same_outputs_whatever_runs_it(
+def test_a_mixed_model_gives_the_same_outputs_in_every_way_of_running(
     way: Callable[[Path, Array, Path], Array], name: str, folder: Path, right: Array, tmp_path: Path
 ) -> None:
     found = way(folder / f"{name}.param", X, tmp_path)
@@ -184,7 +184,7 @@ def test_a_mixed_model_gives_the_same_outputs_whatever_runs_it(
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The C++ app of a mixed model, made and built once with a library: ``native``, ``current`` or ``aarch64``."""
+    """The C++ app of a mixed model, built once for each library: ``native``, ``current`` or ``aarch64``."""
     from ncnn_library import build, installed
 
     home = tmp_path_factory.mktemp("cpp")
@@ -215,7 +215,7 @@ def by_cpp_app(program: Path, model: Path, x: Array, home: Path) -> subprocess.C
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("library", "storage"), [("native", "fp32"), ("current", "fp32"), ("current", "bf16")])
 def test_a_mixed_model_in_the_cpp_app(library: str, storage: str, built: Callable[[str], Path], tmp_path: Path) -> None:
-    """Int8 and floating point; in bf16 with its Casts, where the library has bf16 on this CPU."""
+    """Int8 and floating point; also bf16 with its Casts, if the library has bf16 on this CPU."""
     model = Artifact.made(mixed(storage)[1], "mixed").save(tmp_path / "m.param")
     assert (storage == "bf16") is any(layer.type == "Cast" for layer in model.graph.layers)
     done = by_cpp_app(built(library), tmp_path / "m.param", X, tmp_path)
@@ -230,7 +230,7 @@ def test_a_mixed_model_in_the_cpp_app(library: str, storage: str, built: Callabl
 def test_a_mixed_model_of_fp16_bf16_and_int8_in_the_cpp_app(
     built: Callable[[str], Path], right: Array, tmp_path: Path
 ) -> None:
-    """On an emulated ARM, which has them all, with Casts from both kinds of 16 bits; this CPU cannot run the model."""
+    """On an emulated Arm CPU, which has all of them, with Casts from fp16 and bf16. This CPU cannot run the model."""
     model = Artifact.made(mixed("bf16", fp16=True)[1], "mixed").save(tmp_path / "m.param")
     casts = [layer.get("type_from") for layer in model.graph.layers if layer.type == "Cast"]
     assert sorted(casts) == [2, 4, 4]
@@ -241,7 +241,7 @@ def test_a_mixed_model_of_fp16_bf16_and_int8_in_the_cpp_app(
 
 @pytest.mark.app
 @pytest.mark.timeout(900)
-def test_the_cpp_app_says_what_is_here_and_what_is_needed(built: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_cpp_app_names_the_found_and_the_required_precision(built: Callable[[str], Path], tmp_path: Path) -> None:
     """The older library has no bf16 on this CPU."""
     Artifact.made(mixed()[1], "mixed").save(tmp_path / "m.param")
     done = by_cpp_app(built("native"), tmp_path / "m.param", X, tmp_path)
@@ -257,7 +257,7 @@ def test_the_cpp_app_says_what_is_here_and_what_is_needed(built: Callable[[str],
 @pytest.mark.app
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("library", ["current", "aarch64"])
-def test_the_cpp_app_refuses_a_mask_that_forbids_what_it_is_handed(
+def test_the_cpp_app_refuses_a_mask_that_forbids_its_input_type(
     library: str, built: Callable[[str], Path], tmp_path: Path
 ) -> None:
     Artifact.made(without_casts(), "mixed").save(tmp_path / "m.param")
@@ -285,7 +285,7 @@ def test_a_cast_that_would_read_another_type_is_refused() -> None:
 
 
 def without_casts() -> nk.Graph:
-    """A mixed network whose int8 layer would read the bf16 of the layer before it, which its mask forbids."""
+    """A mixed network in which an int8 layer would read bf16 although its mask forbids it."""
     text = """
         Input       in0 0 1 in0 0=16 1=16 2=16
         Convolution a   1 1 in0 x 0=16 1=1 5=1 6=256 31=3
@@ -295,19 +295,21 @@ def without_casts() -> nk.Graph:
 
 
 def test_a_masked_layer_that_would_read_16_bits_is_refused() -> None:
-    """ncnn converts for a layer that cannot use bf16, not for one that may not: it would read beyond its input."""
+    """ncnn converts for a layer that does not support bf16, but not if a mask forbids it: the layer reads beyond its
+    input.
+    """
     with pytest.raises(RuntimeFailure, match=r"layer a outputs bf16, but layer b reads f"):
         nk.Session(Artifact.made(without_casts(), "mixed"))
 
 
-def test_a_cast_from_fp16_is_refused_where_nothing_hands_on_fp16() -> None:
+def test_a_cast_from_fp16_is_refused_if_its_input_is_not_fp16() -> None:
     if "fp16-arithmetic" in look_at().cpu_features:
         pytest.skip("this CPU hands on fp16")
     with pytest.raises(RuntimeFailure, match="reads fp16"):
         nk.Session(mixed("fp16")[1])
 
 
-def test_a_job_says_of_a_refused_variant_what_is_wrong(folder: Path, tmp_path: Path) -> None:
+def test_a_job_reports_why_a_variant_was_refused(folder: Path, tmp_path: Path) -> None:
     variant = job_variant(folder / "card.param", "int8")
     (row,) = run_job(outputs_only([variant], X, tmp_path)).variants
     assert row.status == "crashed"
@@ -317,7 +319,7 @@ def test_a_job_says_of_a_refused_variant_what_is_wrong(folder: Path, tmp_path: P
 # -------------------------------------------------------------------------------------------------------------- cards
 
 
-def test_a_card_says_all_that_was_known(tmp_path: Path) -> None:
+def test_a_card_contains_all_known_facts(tmp_path: Path) -> None:
     how = nk.Preprocess(resize=20, crop=(16, 16), mean=(0.5,), std=(0.25,))
     made = Artifact.made(small(), "fp32", preprocess=how, labels=("a", "bé"), ncnn="1.0.2", target="x86")
     saved = made.save(tmp_path / "m.param")
@@ -329,7 +331,7 @@ def test_a_card_says_all_that_was_known(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "m.json").read_text())["options"]["bf16"]["use_bf16_storage"] is True
 
 
-def test_the_file_of_fp32_serves_all_that_needs_no_int8(tmp_path: Path) -> None:
+def test_the_file_of_fp32_serves_all_floating_point_precisions(tmp_path: Path) -> None:
     nk.save(small(), tmp_path / "m.param")
     model = Artifact.load(tmp_path / "m.param")
     assert model.precisions == FLOATS == ("fp32", "fp16", "bf16")
@@ -341,7 +343,7 @@ def test_the_file_of_fp32_serves_all_that_needs_no_int8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["weights", "structure", "precision", "field", "target", "task", "decoder", "end"])
-def test_a_card_of_another_model_is_ignored_and_said(change: str, tmp_path: Path) -> None:
+def test_a_card_of_another_model_is_ignored_with_a_warning(change: str, tmp_path: Path) -> None:
     param = tmp_path / "m.param"
     Artifact.made(small(), "fp16").save(param)
     card = json.loads(card_of(param).read_text())
@@ -364,7 +366,7 @@ def test_a_card_of_another_model_is_ignored_and_said(change: str, tmp_path: Path
     assert (found.derived, found.precision) == (True, "fp32")
 
 
-def test_a_file_that_is_no_card_is_neither_read_nor_replaced(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_card_is_neither_read_nor_replaced(tmp_path: Path) -> None:
     place = tmp_path / "m.json"
     place.write_text('{"mine": 1}')
     with pytest.raises(StorageError, match="exists, but ncnnkit did not write it"):
@@ -383,7 +385,7 @@ def test_a_file_that_is_no_card_is_neither_read_nor_replaced(tmp_path: Path) -> 
 
 
 def overflowing() -> nk.Graph:
-    """Somebody's network with fp16 arithmetic forbidden to a layer whose values overflow it."""
+    """A user's network with a mask that forbids fp16 arithmetic for a layer with large values."""
     graph = small()
     graph.layers[1].params["featmask"] = 1
     return graph
@@ -406,7 +408,7 @@ def test_the_precision_of_a_model_without_a_card(make: Callable[[], nk.Graph], p
     assert Artifact.of(make()).precision == precision
 
 
-def test_what_was_derived_is_said(folder: Path) -> None:
+def test_a_derived_precision_is_reported(folder: Path) -> None:
     words = ["bench", str(folder / "bare.param"), "--backend", "cpu", "--threads", "1", "--seconds", "0.1"]
     said = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
     assert said.exit_code == 0, said.output
@@ -415,7 +417,7 @@ def test_what_was_derived_is_said(folder: Path) -> None:
     assert "no card" not in CliRunner().invoke(app, words).stderr
 
 
-def test_what_needs_floating_point_says_so(folder: Path) -> None:
+def test_functions_that_need_floating_point_refuse_int8(folder: Path) -> None:
     with pytest.raises(ModelError, match="quantising needs a floating point model"):
         nk.quantize(folder / "card.param", [X[None]])
     with pytest.raises(ModelError, match="calibration needs a floating point model"):
@@ -426,7 +428,7 @@ def test_what_needs_floating_point_says_so(folder: Path) -> None:
 
 
 def padding() -> nk.Graph:
-    """An int8 network made for a CPU: a layer pads with the zero of a moved range."""
+    """An int8 network made for a CPU: a layer pads with the zero point."""
     graph = quantised(small())
     layer = next(layer for layer in graph.layers if layer.type == "Convolution" and layer.params.get("int8_scale_term"))
     layer.params["pad_value"] = 3.0
@@ -440,7 +442,7 @@ def test_an_int8_model_made_for_a_cpu_is_not_run_on_a_gpu() -> None:
         nk.Session(padding(), backend="vulkan")
 
 
-def test_no_precision_is_twice_in_the_table_and_all_follows_from_it() -> None:
+def test_the_table_of_precisions_is_consistent() -> None:
     assert [row.name for row in PRECISIONS.values()] == list(PRECISIONS)
     assert served("int8") == ("int8",)
     assert served("fp16") == ("fp16", "fp32", "bf16")
@@ -452,7 +454,7 @@ def test_no_precision_is_twice_in_the_table_and_all_follows_from_it() -> None:
 # ------------------------------------------------------------------------------------------- names and empty results
 
 
-def test_outputs_are_kept_whatever_a_variant_is_called(folder: Path, tmp_path: Path) -> None:
+def test_outputs_are_kept_for_any_name_of_a_variant(folder: Path, tmp_path: Path) -> None:
     names = ["fp32-cpu@ssh://one/", "fp32-cpu@../two", "same", "same"]
     rows = [job_variant(folder / "fp32.param", "fp32", name) for name in names]
     found = run_job(outputs_only(rows, X, tmp_path)).variants
@@ -462,7 +464,7 @@ def test_outputs_are_kept_whatever_a_variant_is_called(folder: Path, tmp_path: P
     assert {Path(path).parent for path in paths} == {tmp_path}
 
 
-def test_a_bench_in_which_nothing_came_out_says_why(tmp_path: Path) -> None:
+def test_a_bench_without_results_gives_the_reason(tmp_path: Path) -> None:
     if "fp16-arithmetic" in look_at().cpu_features:
         pytest.skip("this CPU hands on fp16")
     Artifact.made(mixed("fp16")[1], "mixed").save(tmp_path / "m.param")
@@ -470,10 +472,10 @@ def test_a_bench_in_which_nothing_came_out_says_why(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
     assert said.exit_code == 5
     assert "crashed: mixed-cpu: this model does not run here" in said.stdout
-    assert "nothing usable came out: mixed-cpu crashed: this model does not run here" in said.stderr
+    assert "no variant can be used: mixed-cpu crashed: this model does not run here" in said.stderr
 
 
-def test_a_run_in_which_nothing_came_out_keeps_its_report(folder: Path, tmp_path: Path) -> None:
+def test_a_run_without_results_keeps_its_report(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", samples(10, (16, 16, 16)))
     recipe = Recipe(
         str(folder / "fp32.param"), images=str(tmp_path / "images.npy"), backends=("vulkan",), precisions=("fp32",),
@@ -488,7 +490,7 @@ def test_a_run_in_which_nothing_came_out_keeps_its_report(folder: Path, tmp_path
 
 
 @pytest.mark.parametrize(("target", "extra"), [("", True), ("arm", True), ("vulkan", False)])
-def test_a_gpu_gets_an_int8_model_of_its_own(target: str, extra: bool) -> None:
+def test_a_gpu_gets_its_own_int8_model(target: str, extra: bool) -> None:
     machine = boards.machine(vulkan=[boards.vulkan("integrated")])
     site = Site(LOCAL, machine, target or "x86")
     efforts = efforts_by_target(Recipe("m.onnx", target=target), [site])

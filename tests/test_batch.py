@@ -71,22 +71,25 @@ def test_a_fixed_batch_is_rewritten_to_one_sample(tmp_path: Path, shape: list[in
 
 
 def test_samples_that_mix_are_one_sample(tmp_path: Path) -> None:
-    """A softmax over the first axis: no row of the output can be computed alone. The network takes all at once."""
+    """With a softmax over the first axis, no row of the output can be computed alone.
+
+    The network takes all rows at once.
+    """
     nodes = [*CLASSIFIER[:2], helper.make_node("MatMul", ["flat", "matrix"], ["m"])]
     nodes.append(helper.make_node("Softmax", ["m"], ["y"], axis=0))
     path = write(tmp_path / "m.onnx", nodes, {"x": [4, 3, 8, 8]}, {"y": [4, 5]}, WEIGHTS)
     source, check = opened_and_converted(path)
     assert source.inputs == (InputSpec("x", (4, 3, 8, 8), original=(4, 3, 8, 8)),)
     assert source.changes == (
-        "input 'x' is 4x3x8x8 in the model's file; its first axis is no batch of independent samples, so a sample is "
-        "the whole array",
+        "input 'x' is 4x3x8x8 in the model's file; its first axis is not a batch of independent samples, so the "
+        "whole array is one sample",
     )
     assert check.sqnr_db is not None
     assert check.sqnr_db > 80
 
 
-def test_a_sequence_axis_is_no_batch(tmp_path: Path) -> None:
-    """The first step of an LSTM is the same for a sequence of one. The last is not."""
+def test_a_sequence_axis_is_not_a_batch(tmp_path: Path) -> None:
+    """The first step of an LSTM is the same for a sequence of one, but the last step is not."""
     nodes = [helper.make_node("LSTM", ["x", "w", "r"], ["y", "", ""], hidden_size=6)]
     weights = {"w": noise(1, 24, 5), "r": noise(1, 24, 6)}
     path = write(tmp_path / "m.onnx", nodes, {"x": [3, 1, 5]}, {"y": [3, 1, 1, 6]}, weights)
@@ -96,7 +99,7 @@ def test_a_sequence_axis_is_no_batch(tmp_path: Path) -> None:
     assert check.sqnr_db > 80
 
 
-def test_a_state_beside_a_batch_of_one_is_no_batch(tmp_path: Path) -> None:
+def test_a_state_with_a_batch_of_one_is_not_a_batch(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Gather", ["state", "first"], ["h"], axis=0),
         helper.make_node("Add", ["x", "h"], ["y"]),
@@ -116,7 +119,7 @@ def test_a_state_beside_a_batch_of_one_is_no_batch(tmp_path: Path) -> None:
     [([1, 3, 4, 6, 6], (3, 4, 6, 6)), ([1, 2, 3, 4, 6, 6], (6, 4, 6, 6)), ([1, 2, 1, 3, 1, 5, 4], (2, 3, 5, 4))],
 )
 def test_inputs_of_more_axes_than_ncnn_has_are_merged(tmp_path: Path, shape: list[int], blob: tuple[int, ...]) -> None:
-    """Neighbours become one axis: a batch of 1 first, then sides of 1, then the outermost axes."""
+    """Axes are merged with their neighbours: first a batch of 1, then sides of 1, then the outermost axes."""
     nodes = [helper.make_node("Sigmoid", ["x"], ["s"]), helper.make_node("ReduceMean", ["s"], ["y"], axes=[1, 2])]
     out = [1, 1, 1, *shape[3:]]
     path = write(tmp_path / "m.onnx", nodes, {"x": shape}, {"y": out}, {})

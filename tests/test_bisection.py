@@ -1,4 +1,4 @@
-"""The first layer that computes something else than the original, and its reproducer."""
+"""Finding the first layer that differs from the original, and its reproducer."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def source(tmp_path: Path) -> ModelSource:
 
 
 def named(graph: Graph, prefix: str) -> Graph:
-    """The graph with other names of its blobs and layers, as another converter would give."""
+    """The graph with other names of blobs and layers, as from another converter."""
     graph = graph.copy()
     keep = {*graph.inputs, *graph.outputs}
     for layer in graph.layers:
@@ -100,8 +100,8 @@ def test_first_wrong_layer_and_no_later_one(source: ModelSource, prefix: str) ->
     )
 
 
-def test_far_off_layer_is_matched_by_its_place(source: ModelSource) -> None:
-    """Nothing in the original is like its output: it is taken for the next tensor of its size."""
+def test_a_very_different_layer_is_matched_by_its_position(source: ModelSource) -> None:
+    """No tensor of the original is similar to its output, so it is compared with the next tensor of its size."""
     found = compared(source, named(spoiled(source, "Convolution", 0, "weight", -3.0), "other_"))
     assert found.first_wrong is not None
     assert (found.first_wrong.layer, found.first_wrong.tensor.name) == ("other_first", "c1")
@@ -114,7 +114,7 @@ def test_nan_is_wrong(source: ModelSource) -> None:
     assert found.first_wrong.sqnr_db == -math.inf
 
 
-def test_reproducer_shows_the_layer_alone(source: ModelSource, tmp_path: Path) -> None:
+def test_the_reproducer_contains_only_the_layer(source: ModelSource, tmp_path: Path) -> None:
     found = compared(source, spoiled(source, "Convolution", 1, "weight", 1.1))
     assert found.first_wrong is not None
     folder = tmp_path / "made" / "here"
@@ -135,7 +135,7 @@ def test_reproducer_shows_the_layer_alone(source: ModelSource, tmp_path: Path) -
 
 
 def test_reproducer_holds_all_layers_of_one_operator(source: ModelSource, tmp_path: Path) -> None:
-    """A Transpose is a Reshape and a Permute; what is between them is no tensor of the original."""
+    """A Transpose is a Reshape and a Permute. The blob between them is not a tensor of the original."""
     graph = lower(source.file, source.inputs)
     (permute,) = [layer for layer in graph.layers if layer.type == "Permute"]
     permute.params.pop("order_type")
@@ -157,7 +157,7 @@ def test_command_shows_every_layer_and_writes_the_first_wrong_one(
     command = ["convert", path, "-o", str(tmp_path / "m.param"), "--explain", "--reproducer", str(tmp_path / "made")]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "20.0" in result.stdout  # how the table's cells are broken depends on the terminal
+    assert "20.0" in result.stdout  # the line breaks in the cells depend on the terminal
     assert "the first wrong layer" in " ".join(result.stdout.split())
     assert (tmp_path / "made" / "reproduce.py").is_file()
 
@@ -187,7 +187,7 @@ def test_refused_conversion_names_the_first_wrong_layer(source: ModelSource, mon
 
 @pytest.mark.torch
 def test_modules_of_torch_are_compared_by_hooks(tmp_path: Path) -> None:
-    """The sum is no module's output: no tensor is known for it, and it is not called wrong."""
+    """The sum is not the output of a module, so no tensor is known for it, and it does not count as wrong."""
     import torch
 
     class Net(torch.nn.Module):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The whole job on the emulated board, over SSH, with ARM's kernels; and what goes wrong on boards, made to happen."""
+"""Whole runs on the emulated board, over SSH, with Arm's kernels; and failures of boards, which are provoked."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def outputs_here(graph: Graph, inputs: Array) -> Array:
 
 
 def test_the_whole_job(tmp_path: Path) -> None:
-    """From the network to a report, with nothing installed there by hand."""
+    """From the network to a report, without installing anything on the board by hand."""
     few = tmp_path / "evaluation"
     few.mkdir()
     for path in sorted((DATA / "images" / "evaluation").iterdir())[:2]:
@@ -107,7 +107,10 @@ def test_the_whole_job(tmp_path: Path) -> None:
 
 
 def test_other_engines_run_there(tmp_path: Path) -> None:
-    """Their wheels are brought there as ncnn's are. Their errors count; timings of an emulated board do not."""
+    """Their wheels are copied to the board like ncnn's.
+
+    Their errors are valid; timings of an emulated board are not.
+    """
     write_network(tmp_path / "m.onnx")
     np.save(tmp_path / "x.npy", inputs_of(10))
     recipe = Recipe(
@@ -127,8 +130,8 @@ def test_other_engines_run_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["arm-dotprod", "arm"])
-def test_int8_there_errs_as_much_as_here(device: Device, target: str, tmp_path: Path) -> None:
-    """The host's prediction of a board's error holds within half a decibel: what is quantised here fits there."""
+def test_int8_has_the_same_error_on_the_board_and_here(device: Device, target: str, tmp_path: Path) -> None:
+    """The host predicts the error on the board within half a decibel, so a model that is quantised here fits there."""
     graph = nk.optimize(nk.convert(str(MODEL))).graph
     spec = nk.InputSpec("in0", (3, 224, 224))
     preprocess = nk.preset("efficientnet-lite0")
@@ -144,7 +147,7 @@ CONVOLUTIONS = """
     Convolution c1 1 1 a b 0=32 1=3 4=1 5=1 6=9216 9=1
     Convolution c2 1 1 b out0 0=10 1=3 4=1 5=1 6=2880
 """
-"""All of these ncnn runs by Winograd, where it may and the CPU has no dot product."""
+"""ncnn runs all these layers with Winograd if it may and if the CPU has no dot product."""
 
 
 @pytest.mark.parametrize(("method", "largest"), [("mse", 127), ("kl", 31)], ids=["8 bits", "6 bits"])
@@ -174,14 +177,14 @@ def test_floating_point_there(device: Device, precision: str, least: float, tmp_
 
 @pytest.mark.parametrize("storage", ["fp16", "bf16"])
 def test_a_mixed_model_there(device: Device, storage: str, tmp_path: Path) -> None:
-    """The Cortex-A76 hands on fp16 and bf16: layers in int8 between layers in either."""
+    """The Cortex-A76 outputs fp16 and bf16: int8 layers are between layers in each of them."""
     exact, made = mixed(storage, fp16=True)
     inputs = samples(3, (16, 16, 16))
     there = outputs_there(device, made, "mixed", inputs, tmp_path)
     assert sqnr(there, outputs_here(exact, inputs)) > 25
 
 
-def test_doctor_tells_what_it_is() -> None:
+def test_doctor_describes_the_board() -> None:
     found = {finding.subject: finding.text for finding in examine_device(f"ssh://{BOARD}")}
     assert found["all cores"].startswith("Cortex-A76")
     assert found[f"ssh://{BOARD}"] == EMULATED
@@ -201,7 +204,7 @@ def job(folder: Path, rounds: int = 3, seconds: float = 1.0) -> MeasureJob:
 
 
 def test_sshd_is_restarted_in_the_middle(device: Device, tmp_path: Path) -> None:
-    """All connections end; what is measured goes on, and its result arrives."""
+    """All connections end. The measurement goes on, and its result arrives."""
     restarted: list[Any] = []
 
     def restart(message: Any) -> None:
@@ -226,7 +229,7 @@ def test_the_worker_is_killed_there(device: Device, tmp_path: Path) -> None:
 
 
 def test_ncnn_is_killed_there(device: Device, tmp_path: Path) -> None:
-    """As the kernel does where memory runs out: the variant's row says it, the job goes on."""
+    """As if the kernel killed it for lack of memory. The row of the variant says so, and the job goes on."""
     rows = job(tmp_path, rounds=4, seconds=4.0)
     second = job_variant(Path(rows.variants[0].model.files[0]), "bf16", "bf16-cpu")
     killed: list[Any] = []
@@ -265,6 +268,6 @@ def test_it_has_no_python(tmp_path: Path) -> None:
         bare.run_job(job(tmp_path))
 
 
-def test_a_host_that_is_not_there(tmp_path: Path) -> None:
+def test_a_host_that_does_not_exist(tmp_path: Path) -> None:
     with open_device("ssh://127.0.0.1:9") as gone, pytest.raises(DeviceError, match="Connection refused"):
         gone.run_job(job(tmp_path))

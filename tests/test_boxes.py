@@ -1,4 +1,4 @@
-"""Labelled boxes: formats, and where they lie in a network's input."""
+"""Labelled boxes: file formats, and positions in a network's input."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def test_three_formats_are_the_same_boxes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "is no file of COCO's format"),
-        ('{"images": []}', "is no file of COCO's format: KeyError"),
-        (json.dumps([]), "is no file of COCO's format"),
-        (json.dumps({"images": [], "categories": [], "annotations": []}), "labels no box of these images"),
+        ("{", "is not in COCO's format"),
+        ('{"images": []}', "is not in COCO's format: KeyError"),
+        (json.dumps([]), "is not in COCO's format"),
+        (json.dumps({"images": [], "categories": [], "annotations": []}), "has no box for any of these images"),
     ],
 )
-def test_what_is_no_json_of_coco(tmp_path: Path, content: str, says: str) -> None:
+def test_files_that_are_not_in_cocos_format(tmp_path: Path, content: str, says: str) -> None:
     (tmp_path / "l.json").write_text(content)
     with pytest.raises(ImageError, match=says):
         read_boxes(tmp_path / "l.json", NAMES, [HALF, SAME], CLASSES)
@@ -88,16 +88,16 @@ def test_labels_that_do_not_fit_the_network(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match=says):
             read_boxes(tmp_path / "d", NAMES, [HALF, SAME], CLASSES)
     (tmp_path / "d/one.txt").unlink()
-    for text, says in ((voc(("bird", 1, 1, 2, 2)), "no class 'bird'"), ("<a>", "is no file of Pascal VOC's format")):
+    for text, says in ((voc(("bird", 1, 1, 2, 2)), "no class 'bird'"), ("<a>", "is not in Pascal VOC's format")):
         (tmp_path / "d/one.xml").write_text(text)
         with pytest.raises(ImageError, match=says):
             read_boxes(tmp_path / "d", NAMES, [HALF, SAME], CLASSES)
     boxes = Labels("boxes", read_boxes(coco(tmp_path / "l.json"), NAMES, [HALF, SAME], CLASSES), "l.json")
-    with pytest.raises(ImageError, match=r"l\.json: holds boxes, and the task classification is compared with classes"):
+    with pytest.raises(ImageError, match=r"l\.json: contains boxes, but the task classification needs classes"):
         truths(boxes, Classification(((2,),)))
 
 
-def test_a_model_may_lose_a_percent_of_what_the_original_gets_right() -> None:
+def test_a_model_may_lose_a_percent_of_the_originals_right_answers() -> None:
     pytest.importorskip("pycocotools")
     decoder = Decoder("boxes", (Table(0, ("boxes", "scores")),), 1, boxes="xyxy", score_threshold=0.25)
     task = Detection(decoder=decoder)

@@ -1,4 +1,4 @@
-"""The report in Chromium: every kind of run opens without an error, on a phone and on a wide screen, and it works."""
+"""The report in Chromium: every kind of run opens without an error on a phone and a wide screen, and works."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def several_devices() -> dict[str, Any]:
 
 
 def of_task(name: str) -> Callable[[], dict[str, Any]]:
-    """A run of a network for a task, with the pictures that its report shows."""
+    """A run of a network for a task, with the pictures of its report."""
 
     def made() -> dict[str, Any]:
         run = sample_run()
@@ -87,7 +87,7 @@ STATES: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def drawn(run: Run, folder: Path) -> Run:
-    """The run with pictures, where its task has any."""
+    """The run, with pictures if its task has any."""
     if run.task.name not in ("detection", "segmentation", "text", "landmarks", "image"):
         return run
     Image.new("RGB", (640, 320), "teal").save(folder / "p.jpg")
@@ -130,7 +130,7 @@ def test_every_kind_of_run_opens_without_an_error(report: Callable[..., Page], s
     assert "ncnnkit report" in opened.run("document.body.innerText")
     for width in WIDTHS:
         opened.resize(width, 900)
-        # Nothing but a table or a box with a bar of its own is wider than the window.
+        # Only tables and boxes with their own scroll bar are wider than the window.
         assert opened.run("document.documentElement.scrollWidth") <= width, width
     assert opened.errors == []
 
@@ -152,7 +152,7 @@ def test_a_comparison_of_runs_opens_without_an_error(page: Page, tmp_path: Path)
 
 
 def test_a_large_report_opens_at_once(report: Callable[..., Page]) -> None:
-    """It takes 0.6 s on a quiet machine; the bound is one for a busy one."""
+    """It takes 0.6 s on a quiet machine. The bound allows for a busy machine."""
     opened = report(large_run())
     assert opened.run("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd") < 10_000
     assert opened.run("document.querySelectorAll('*').length") < 40_000
@@ -202,7 +202,7 @@ def test_the_figures_of_another_precision_are_shown(report: Callable[..., Page])
     assert set(opened.run(shown)) == {"", "mixed", "fp32", "bf16", "int8", "int8-winograd"}
 
 
-def test_a_click_on_a_layer_shows_what_int8_makes_of_it(report: Callable[..., Page]) -> None:
+def test_a_click_on_a_layer_shows_its_int8_figures(report: Callable[..., Page]) -> None:
     opened = report(sample_run())
     box = "document.querySelector('svg.network [data-layer=\"4\"]')"
     opened.run(f"{box}.dispatchEvent(new MouseEvent('click', {{bubbles: true}}))")

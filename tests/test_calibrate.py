@@ -1,4 +1,4 @@
-"""Calibration: what is counted, that counting apart and merging is the same, and what cannot be calibrated."""
+"""Calibration: what is counted, merging of separate counts, and networks that cannot be calibrated."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_the_number_of_processes_does_not_matter(method: str) -> None:
 
 @pytest.mark.parametrize("method", ["mse", "kl"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_one_pass_tells_all_that_is_asked(method: str, threads: int) -> None:
-    """Histograms are the same whatever else is looked at; ranges and channels are those of the blobs."""
+def test_one_pass_collects_all_requested_statistics(method: str, threads: int) -> None:
+    """Histograms do not depend on what else is recorded. Ranges and channels are those of the blobs."""
     graph, inputs = small(), samples(7)
     names, chosen = ["in0", "b1", "b2", "b3", "b6"], [0, 3, 6]
     seen = observe(graph, stream(inputs), method=method, batches=2, ranges=True, channels=chosen, threads=threads)
@@ -79,7 +79,7 @@ def test_one_pass_tells_all_that_is_asked(method: str, threads: int) -> None:
         assert np.allclose(seen.channels[name], np.mean(largest, axis=0), rtol=1e-5)
 
 
-def test_quantising_looks_at_the_samples_once_for_every_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantising_runs_each_network_once_on_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for the network itself, once with channels migrated, and once for the biases."""
     passes: list[tuple[str, int]] = []
     over = Crew.over
@@ -110,7 +110,7 @@ def test_images_may_be_a_folder(tmp_path: Path) -> None:
     assert 0 < stats.blobs["in0"].absmax <= 1
 
 
-def test_progress_counts_images_whatever_the_passes() -> None:
+def test_progress_counts_images_for_any_number_of_passes() -> None:
     told: list[tuple[int, int]] = []
     calibrate(small(), samples(4), method="kl", threads=1, progress=lambda done, total: told.append((done, total)))
     assert told == [(0, 4), (1, 4), (1, 4), (2, 4), (2, 4), (3, 4), (3, 4), (4, 4)]
@@ -137,7 +137,7 @@ def test_int8_layers_are_not_quantised_twice() -> None:
 
 
 def test_channel_means_over_samples() -> None:
-    """Of images over positions, of rows over rows: what bias correction compares."""
+    """The means over the positions of images, and over the rows of matrices. Bias correction compares them."""
     parts = over_samples(small(), stream(samples(4)), "sums", threads=2, blobs=["b1", "out0"])
     with Session(small(), keep_blobs=True) as net:
         blobs = [net.blobs(x, names=["b1", "out0"]) for x in samples(4)]
@@ -146,7 +146,7 @@ def test_channel_means_over_samples() -> None:
     np.testing.assert_allclose(vectors, np.mean([b[1] for b in blobs], axis=0), rtol=1e-5)
 
 
-def test_a_network_of_layers_that_ncnn_rounds_by_itself_is_told_so() -> None:
+def test_a_network_with_only_weight_quantised_layer_types_gets_a_hint() -> None:
     graph = network("Input in0 0 1 in0 0=6 1=4\nLSTM l 1 1 in0 out 0=5 1=120")
     with pytest.raises(ModelError, match=r"no convolution or inner product.*ncnn itself can store the weights of LSTM"):
         calibrate(graph, samples(2, (4, 6)), None)

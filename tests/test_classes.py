@@ -1,4 +1,4 @@
-"""Labels: which line is about which image, and errors that say the line."""
+"""Labels of classes: which line belongs to which image, and errors with the line number."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ def test_names_of_array_rows(tmp_path: Path) -> None:
         ("cats/a.jpg goose\n", r"labels\.txt:1: several classes have the name 'goose' \(give the index\)"),
         ("b.png 1\nb.png 0\n", r"labels\.txt:2: dogs/b\.png has another class on an earlier line"),
         ("cats/a.jpg 0\nb.png 1\n", r"has no label for cats/my cat, asleep\.jpg \(2 of 4 images\)"),
-        ("a.jpg 0\n", r"names no image of the set \(the first is cats/a\.jpg\)"),  # two images are called so
+        ("a.jpg 0\n", r"names no image of the set \(the first is cats/a\.jpg\)"),  # two images have this name
         ("cats/a.jpg 0\nnonsense\n", r"labels\.txt:2: is neither 'file name, class' nor a class index"),
     ],
 )
-def test_what_cannot_be_used_says_the_line(tmp_path: Path, text: str, message: str) -> None:
+def test_unusable_labels_are_reported_with_their_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         labels_of(tmp_path, text, CLASSES)
 
@@ -76,7 +76,7 @@ def test_without_class_names_a_class_is_an_index(tmp_path: Path) -> None:
         labels_of(tmp_path, "cats/a.jpg goose\n")
 
 
-def test_files_that_are_no_text(tmp_path: Path) -> None:
+def test_files_that_are_not_text(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"none\.txt: cannot be read: No such file"):
         read_classes(tmp_path / "none.txt", NAMES)
     with pytest.raises(ImageError, match="cannot be read: Is a directory"):

@@ -1,4 +1,4 @@
-"""The commands, as typed: what they print, what they leave, and how each wrong input ends."""
+"""The commands: their printed output, the files they write, and their errors for wrong inputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ncnnkit.report import LAYER_ORDERS
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model and samples, to type commands in."""
+    """A folder with a model and samples, in which commands run."""
     monkeypatch.chdir(tmp_path)
     ncnnfile.save(small(), tmp_path / "m.param")
     np.save(tmp_path / "x.npy", samples(10))
@@ -49,7 +49,7 @@ def nk(line: str) -> Result:
 
 
 def the(name: str) -> Any:
-    """A command."""
+    """Run a command."""
     return typer.main.get_command(app).resolve_command(None, [name])[1]  # type: ignore[attr-defined]
 
 
@@ -84,7 +84,7 @@ def test_requirements_of_a_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("--mean 1,2 --mean 3", "preprocess", {"mean": (1.0, 2.0, 3.0)}),
     ],
 )
-def test_an_option_that_takes_a_list_adds_up(
+def test_repeated_list_options_add_up(
     line: str, field: str, values: object, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Recipe] = []
@@ -100,8 +100,8 @@ def test_every_field_of_a_recipe_that_is_a_list_takes_a_list() -> None:
     assert all(parameters[name].multiple for name in several)
 
 
-def test_steps_add_up_too(home: Path) -> None:
-    """And make the folders that they write into."""
+def test_repeated_list_options_of_steps_add_up(home: Path) -> None:
+    """They also create the folders into which they write."""
     ok("calibrate m.param --images x.npy -o tables/m.table")
     assert "3 of 9 layers in int8" in ok("quantize m.param --table tables/m.table --skip fc --skip c1 -o a/b/q.param")
     assert (home / "a/b/q.param").is_file()
@@ -132,7 +132,7 @@ def test_the_cache_is_used_shown_and_cleared(home: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", ["run", "demo", "convert", "optimize", "calibrate", "quantize", "app"])
-def test_what_is_written_is_named_alike(name: str) -> None:
+def test_output_options_have_the_same_name(name: str) -> None:
     (option,) = (parameter for parameter in the(name).params if parameter.name == "output")
     assert option.opts == ["-o", "--out"]
 
@@ -177,7 +177,7 @@ def test_shell_completion_knows_commands_and_words() -> None:
 
 
 def completed(line: str) -> list[str]:
-    """What bash offers at the end of a line."""
+    """The completions that bash offers at the end of a line."""
     environment = {**os.environ, "_NCNNKIT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": "9"}
     environment["COMP_CWORD"] = str(len(line.split(" ")) - 1)
     code = "from ncnnkit.cli import main; main()"
@@ -185,7 +185,7 @@ def completed(line: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_a_requirement_that_is_none_ends_a_run_before_any_work(home: Path) -> None:
+def test_an_invalid_requirement_ends_a_run_before_any_work(home: Path) -> None:
     result = nk("run missing.param --images x.npy --require psnrs>=30")
     assert result.exit_code == 3
     assert "unknown figure 'psnrs' (one of cosine, sqnr, mse, max_error, top1_agreement," in result.output
@@ -205,7 +205,7 @@ def test_from_table_to_int8_step_by_step(home: Path) -> None:
     assert all(name in layers for name in ("c1", "d1", "c2", "c3", "fc"))
 
 
-def test_a_card_says_how_the_images_of_the_calibration_were_prepared(home: Path) -> None:
+def test_a_card_contains_the_preprocessing_of_the_calibration(home: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     (home / "photos").mkdir()
     for i in range(3):
@@ -218,7 +218,7 @@ def test_a_card_says_how_the_images_of_the_calibration_were_prepared(home: Path)
 
 
 def test_no_work_is_silent(home: Path) -> None:
-    """Each command says what it does from its first second on; in a log, by the line of each finished step."""
+    """Each command says what it does from the first second on. In a log, each finished step is a line."""
     for line, first in (
         ("calibrate m.param --images x.npy -o m.table", "look at the images"),
         ("quantize m.param --images x.npy --effort fast -o q.param", "look at the images"),
@@ -274,7 +274,7 @@ def test_bench(home: Path) -> None:
     assert any(answer in said for answer in ("is the fastest", "are equally fast", "too noisy to say"))
 
 
-def test_bench_of_a_backend_that_is_not_there_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_of_a_missing_backend_is_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
     monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
     said = ok("bench m.param --precision fp32,fp16 --backend cpu,vulkan --seconds 0.1").splitlines()
@@ -292,7 +292,7 @@ def test_tune(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(names) == 3
     assert "ncnn's defaults" in names
     assert found["settings"]["name"] in names or "simplified" in found["settings"]["name"]
-    said = " ".join(ok(line).split())  # a sentence may be broken anywhere
+    said = " ".join(ok(line).split())  # a sentence may have a line break anywhere
     assert "ncnn's defaults (fp32, " in said
     assert all(name in said for name in names)
 
@@ -343,7 +343,7 @@ def test_doctor(home: Path) -> None:
     assert {"subject", "level", "text"} == findings[0].keys()
 
 
-def test_doctor_without_pnnx_says_how_to_get_it_and_what_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_without_pnnx_explains_how_and_why_to_install_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "/nonexistent")
     (found,) = (finding for finding in json.loads(ok("doctor --json")) if finding["subject"] == "pnnx")
@@ -352,8 +352,8 @@ def test_doctor_without_pnnx_says_how_to_get_it_and_what_for(home: Path, monkeyp
     assert "TorchScript" in found["text"]
 
 
-def test_help_says_what_a_single_step_takes(home: Path) -> None:
-    """Its targets, threads and precisions are not those of a run, which knows its devices."""
+def test_help_of_single_steps_lists_their_values(home: Path) -> None:
+    """Its options for targets, threads and precisions differ from those of a run, which knows its devices."""
     shown = {name: " ".join(nk(f"{name} --help").stdout.split()) for name in ("run", "quantize", "bench")}
     assert "those of the device" in shown["run"]
     assert "those of the device" not in shown["quantize"]
@@ -483,7 +483,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
     yield folder
-    gc.collect()  # the failure's frames have samples mapped that lie there
+    gc.collect()  # the frames of the failure hold mapped samples from that disk
     subprocess.run(["umount", str(folder)], check=True)
 
 
@@ -503,14 +503,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(home: Path, tiny_disk: Path)
         ("import ncnnkit.cli; ncnnkit.cli.app(['run', '--help'], standalone_mode=False)", ("PIL", "ncnn", "highspy")),
     ],
 )
-def test_what_is_not_used_is_not_loaded(code: str, absent: tuple[str, ...]) -> None:
-    """Help and completion are quick only as long as this holds."""
+def test_unused_modules_are_not_imported(code: str, absent: tuple[str, ...]) -> None:
+    """This keeps help and completion fast."""
     code += f"; import sys; print([name for name in {absent} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_importing_and_asking_for_help_load_nothing_heavy() -> None:
+def test_import_and_help_load_nothing_heavy() -> None:
     code = (
         "import sys, ncnnkit, ncnnkit.onboard.child; all_of_it = [getattr(ncnnkit, n) for n in ncnnkit.__all__]; "
         "print([m for m in ('PIL', 'torch', 'onnxruntime', 'rich', 'ncnn', 'typer') if m in sys.modules])"

@@ -1,4 +1,4 @@
-"""The worked diffs of docs/contributing.md apply to the code, and the commands under them pass."""
+"""The example diffs of docs/contributing.md apply to the code, and the commands below them pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES = {
     for section in PAGE.split("\n## ")
     if (found := re.search(r"^(`{3,})diff\n(.*?)^\1\n\n```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
 }
-"""Heading -> its diff and the commands."""
+"""Heading -> (its diff, the commands)."""
 
 
 def test_every_kind_of_change_has_an_example() -> None:

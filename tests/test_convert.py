@@ -1,4 +1,4 @@
-"""Conversion: the networks that the routes make, the choice between them, and routes that go wrong."""
+"""Conversion: the networks of the routes, the choice between routes, and routes that fail."""
 
 from __future__ import annotations
 
@@ -99,14 +99,14 @@ both = pytest.mark.parametrize("route", ["onnx", "pnnx"])
 
 
 def outputs_of(graph: Graph, inputs: Sequence[Array]) -> dict[str, Array]:
-    """Output -> (N, …), by ncnn in fp32."""
+    """Output -> array (N, …), computed by ncnn in fp32."""
     with Session(graph, precision="fp32") as net:
         rows = [net.blobs(*sample, names=net.outputs) for sample in zip(*inputs)]
     return {name: np.stack(column) for name, column in zip(net.outputs, zip(*rows))}
 
 
 def assert_same(source: ModelSource, graph: Graph, *inputs: Array, sqnr_db: float = 110) -> None:
-    """ncnn's outputs are the original's, in the original's order."""
+    """Check that ncnn's outputs equal the original's, in the original's order."""
     ours, theirs = outputs_of(graph, inputs), reference_of(source, inputs)
     assert [value.shape for value in ours.values()] == [value.shape for value in theirs.values()]
     for (name, value), expected in zip(ours.items(), theirs.values()):
@@ -118,7 +118,7 @@ def assert_same(source: ModelSource, graph: Graph, *inputs: Array, sqnr_db: floa
 
 
 @both
-def test_the_demo_model_is_onnx_runtimes_in_fp32(tmp_path: Path, route: str) -> None:
+def test_the_demo_model_equals_onnx_runtime_in_fp32(tmp_path: Path, route: str) -> None:
     source, conversion = converted(DEMO, tmp_path, route=route)
     assert source.preprocess is not None
     photos = sorted((DATA / "images").rglob("*.jpg"))[:3]
@@ -134,7 +134,7 @@ def test_the_demo_model_is_onnx_runtimes_in_fp32(tmp_path: Path, route: str) -> 
     assert (attempt.outcome, attempt.reason, attempt.sqnr_db) == ("taken", "", check.sqnr_db)
     assert attempt.layers == len(optimize(conversion.graph).layers)
     assert check.seconds == attempt.seconds > 0
-    # pnnx's files are gone, but for its log, and the weights can still be read.
+    # Only pnnx's log is left, and the weights can still be read.
     assert [path.name for path in tmp_path.iterdir()] == ([LOG] if route == "pnnx" else [])
     if route == "pnnx":
         assert (tmp_path / LOG).read_text().startswith("$ pnnx model.onnx inputshape=[1,3,224,224]f32 fp16=0\n")
@@ -172,7 +172,7 @@ TAIL, SIDE = helper.make_node("Exp", ["p"], ["tail"]), helper.make_node("Conv", 
     [["tail", "p"], ["p", "tail"], ["tail", "side", "p"], ["p", "side", "tail"], ["side", "tail"], ["tail", "side"]],
     ids="-".join,
 )
-def test_outputs_keep_the_models_order_also_where_one_is_computed_from_another(
+def test_outputs_keep_the_models_order_even_if_one_is_computed_from_another(
     tmp_path: Path, outputs: list[str], route: str
 ) -> None:
     nodes = [helper.make_node("Conv", ["x", "w"], ["p"]), TAIL, SIDE]
@@ -187,7 +187,7 @@ def test_outputs_keep_the_models_order_also_where_one_is_computed_from_another(
 
 
 @both
-def test_what_nobody_reads_comes_after_the_outputs(tmp_path: Path, route: str) -> None:
+def test_unread_blobs_come_after_the_outputs(tmp_path: Path, route: str) -> None:
     weights = {"w": random(4, 3, 3, 3), "sizes": np.array([2, 2])}
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
@@ -234,7 +234,7 @@ def test_onnx_with_its_weights_in_another_file(tmp_path: Path, place: str, route
 # ------------------------------------------------------------------------------------- models that cannot be converted
 
 
-def test_operators_ncnn_has_not_are_named(tmp_path: Path) -> None:
+def test_operators_that_ncnn_lacks_are_named(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("NonZero", ["x"], ["n"]),
         helper.make_node("Cast", ["n"], ["f"], to=FLOAT),
@@ -267,7 +267,7 @@ def test_an_input_without_use(tmp_path: Path, route: str) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No route leaves a file in the system's temporary folder, whatever becomes of it."""
+    """No route leaves a file in the system's temporary folder, even if it fails."""
     folder = tmp_path_factory.mktemp("temporary")
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield
@@ -297,7 +297,7 @@ def test_pnnx_crashing_is_a_line_of_the_record(tmp_path: Path) -> None:
 
 
 def scaled(factor: float, extra: int = 0) -> Route:
-    """A route that leads to Exp, its outputs off by a factor, and with layers that do nothing."""
+    """A route to an Exp with outputs that are wrong by a factor, and with layers that do nothing."""
 
     def route(source: ModelSource, folder: Path) -> Graph:
         names = [f"abs{number}" for number in range(extra)] + ["out0"]
@@ -305,7 +305,7 @@ def scaled(factor: float, extra: int = 0) -> Route:
             Layer("Input", "in", [], ["in0"]),
             Layer("Exp", "exp", ["in0"], names[:1], {"shift": math.log(factor)}),
         ]
-        # Absolute values of what is positive: no pass drops them.
+        # The absolute value of positive numbers, which no pass removes.
         layers += [Layer("AbsVal", name, [name], [after]) for name, after in pairwise(names)]
         return Graph(layers)
 
@@ -336,7 +336,7 @@ def exponential(tmp_path: Path) -> Path:
         ({"a": scaled(1, 2), "b": scaled(1)}, False, "a taken"),
         ({"a": scaled(1, 2), "b": scaled(1)}, True, "a passed, b taken"),
         ({"a": scaled(1), "b": scaled(1)}, True, "a taken, b passed"),
-        ({"a": scaled(1 + 1e-5), "b": scaled(1)}, True, "a taken, b passed"),  # 100 dB are as good as any more
+        ({"a": scaled(1 + 1e-5), "b": scaled(1)}, True, "a taken, b passed"),  # more than 100 dB is not better
         ({"a": failing, "b": scaled(1), "c": scaled(1)}, False, "a failed, b taken"),
         ({"a": broken, "b": scaled(2), "c": scaled(1)}, False, "a failed, b wrong, c taken"),
         ({"a": scaled(1.0005), "b": scaled(1.0003), "c": scaled(2)}, False, "a passed, b taken, c wrong"),
@@ -360,7 +360,7 @@ def test_the_first_exact_route_is_taken_or_the_most_exact_one(
 
 
 def wave(factor: float) -> Route:
-    """A route to a network that computes how far 100000 x is from the middle between whole numbers, times a factor."""
+    """A route to a network with the distance of 100000 x to the middle of two whole numbers, times a factor."""
 
     def route(source: ModelSource, folder: Path) -> Graph:
         scalar = {"with_scalar": 1}
@@ -381,10 +381,10 @@ def wave(factor: float) -> Route:
 
 
 @pytest.mark.parametrize(("factor", "outcome"), [(1, "taken"), (1.005, "taken"), (2, "wrong")])
-def test_outputs_need_not_be_more_exact_than_the_original_is(
+def test_outputs_need_not_be_more_exact_than_the_original(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float, outcome: str
 ) -> None:
-    """The last bit of x is a hundredth of what is computed from 100000 x."""
+    """The last bit of x changes the result, which is computed from 100000 x, by a hundredth."""
     nodes = [
         helper.make_node("Mul", ["x", "steep"], ["a"]),
         helper.make_node("Floor", ["a"], ["b"]),
@@ -409,7 +409,7 @@ def test_outputs_need_not_be_more_exact_than_the_original_is(
         assert 30 < (check.original_sqnr_db or 0) < 52
 
 
-def test_where_no_route_is_left_each_ones_reason_is_told(exponential: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_all_routes_fail_each_reason_is_reported(exponential: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_routes(monkeypatch, a=failing, b=broken)
     with pytest.raises(ConvertError) as failed:
         convert_function(exponential)
@@ -418,13 +418,13 @@ def test_where_no_route_is_left_each_ones_reason_is_told(exponential: Path, monk
         "(try harder; this is a bug in ncnnkit: please report it with the model)"
     )
     with_routes(monkeypatch, a=failing, b=scaled(3), c=scaled(1.5))
-    with pytest.raises(VerificationError, match=r"route b: .* SQNR -6\.0 dB in fp32, .*route c: .* 6\.0 dB.*--force"):
+    with pytest.raises(VerificationError, match=r"route b: .* SQNR -6\.0 dB, .*route c: .* 6\.0 dB.*--force"):
         convert_function(exponential)
     forced = convert_function(exponential, force=True).graph
     assert forced.layers[1].params["shift"] == pytest.approx(math.log(1.5)), "the more exact of the two"
 
 
-def test_the_command_says_which_route_was_taken_and_how_exact_it_is(
+def test_the_command_prints_the_route_and_its_accuracy(
     exponential: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_routes(monkeypatch, a=failing, b=scaled(1))
@@ -444,7 +444,7 @@ def test_the_command_says_which_route_was_taken_and_how_exact_it_is(
     assert "has no route 'onnx' (one of auto, a, b)" in done.stderr
 
 
-def test_a_recipe_names_the_routes_that_there_are() -> None:
+def test_a_recipe_accepts_only_existing_routes() -> None:
     assert {name for routes in ROUTES.values() for name in routes} == set(recipe.ROUTES)
 
 
@@ -490,7 +490,7 @@ def test_an_ncnn_model_is_loaded_and_takes_the_shapes_given(tmp_path: Path) -> N
     assert source.engine == "ncnn"
 
 
-def test_an_embedding_may_look_up_an_input_alone(tmp_path: Path) -> None:
+def test_an_embedding_may_only_read_an_input(tmp_path: Path) -> None:
     embed = Layer("Embed", "embed", ["data"], ["y"], {"num_output": 2, "input_dim": 3, "weight_data_size": 6})
     embed.weights["weight"] = random(3, 2)
     save(Graph([Layer("Input", "in", [], ["data"], {"w": 4}), embed]), tmp_path / "m.param")
@@ -499,7 +499,7 @@ def test_an_embedding_may_look_up_an_input_alone(tmp_path: Path) -> None:
     assert np.array_equal(rows[0], random(3, 2)[[2, 0, 1, 2]])
     computed = [Layer("Input", "in", [], ["x"], {"w": 4}), Layer("AbsVal", "abs", ["x"], ["data"]), embed]
     save(Graph(computed), tmp_path / "computed.param")
-    with pytest.raises(ConvertError, match="layer Embed embed looks up what the network computes"):
+    with pytest.raises(ConvertError, match="layer Embed embed reads a computed blob"):
         convert_function(str(tmp_path / "computed.param"))
 
 
@@ -519,7 +519,7 @@ def without_package(monkeypatch: pytest.MonkeyPatch, spec: ModuleSpec | None = N
 
 
 def test_pnnx_on_the_path_and_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A folder called pnnx where Python looks for modules is no package with a binary.
+    # A folder called pnnx on Python's path is not a package with a binary.
     folder = ModuleSpec("pnnx", None, is_package=True)
     folder.submodule_search_locations = [str(tmp_path)]
     for spec in (None, folder):
@@ -604,11 +604,11 @@ def test_a_pnnx_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.torch
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
-def test_a_network_from_code_is_torchs_in_fp32(tmp_path: Path, library: str) -> None:
+def test_a_network_from_code_equals_torch_in_fp32(tmp_path: Path, library: str) -> None:
     pytest.importorskip(library)
     name = {"torchvision": "mobilenet_v2", "timm": "mobilenetv3_small_050"}[library]
     images = np.random.default_rng(0).normal(size=(2, 3, 96, 96)).astype(np.float32)
-    # No batch-norm statistics: with them rounding grows so much that torch itself is only 100 dB from float64.
+    # No batch-norm statistics. With them, rounding errors grow so much that torch itself only has 100 dB to float64.
     source, conversion = converted(f"{library}:{name}", tmp_path, (3, 96, 96), weights="none")
     assert conversion.taken.route == "classic"
     assert_same(source, conversion.graph, images)
@@ -644,7 +644,7 @@ def test_several_nested_outputs_of_several_inputs(tmp_path: Path) -> None:
 
 @pytest.mark.torch
 def test_a_network_that_is_not_the_original_is_refused() -> None:
-    """pnnx loses the batch axis of a softmax over a sequence; ncnnkit's own front end does not."""
+    """pnnx loses the batch axis of a softmax over a sequence. ncnnkit's own front end does not."""
     torch = pytest.importorskip("torch")
 
     class Pooled(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -684,7 +684,7 @@ def test_every_route_from_torch_leads_to_the_same_outputs(tmp_path: Path, capfd:
         assert_same(source, result.graph, random(2, 3, 15, 17), random(2, 8, 1, 1))
     assert capfd.readouterr().out == ""
 
-    # Its trace, and its ONNX file, are files of the same network.
+    # Its trace and its ONNX file contain the same network.
     traced = trace(module, source.inputs, tmp_path)
     exported = export_classic(module, source.inputs, tmp_path)
     for path, routes in ((traced, ("pnnx", "classic")), (exported, ("onnx", "pnnx"))):
@@ -698,7 +698,7 @@ def test_every_route_from_torch_leads_to_the_same_outputs(tmp_path: Path, capfd:
 
 @pytest.mark.torch
 def test_an_export_leaves_the_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child made by a fork cannot use CUDA that its parent has looked at, and torch.export asks CUDA for its seed."""
+    """A forked child cannot use CUDA after its parent has used it, and torch.export asks CUDA for its seed."""
     torch = pytest.importorskip("torch")
 
     def refused(*_: Any) -> Any:
@@ -711,7 +711,9 @@ def test_an_export_leaves_the_gpu_alone(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.torch
-def test_what_torch_cannot_export_is_told_in_silence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_failures_of_torchs_export_are_reported_without_other_output(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     torch = pytest.importorskip("torch")
 
     class Bessel(torch.nn.Module):  # type: ignore[misc, name-defined]
@@ -741,7 +743,10 @@ def test_what_torch_cannot_export_is_told_in_silence(tmp_path: Path, capfd: pyte
 def test_an_exporter_that_crashes_or_hangs_is_one_line_of_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, says: str | None
 ) -> None:
-    """The next route is tried. A file in the temporary folder goes with the run (``nothing_is_left``)."""
+    """The next route is tried.
+
+    A file in the temporary folder is removed at the end of the run (``nothing_is_left``).
+    """
     torch = pytest.importorskip("torch")
     export = torch.onnx.export
 
@@ -797,7 +802,7 @@ def test_reflecting_convolutions_are_converted() -> None:
 # -------------------------------------------------------------------------------------------------------- cards
 
 
-def test_a_card_says_what_the_model_and_the_caller_know(tmp_path: Path) -> None:
+def test_a_card_has_the_facts_of_the_model_and_the_caller(tmp_path: Path) -> None:
     lite0 = str(DATA / "efficientnet-lite0.onnx")
     ncnnkit.save(convert_function(lite0), tmp_path / "own.param")
     own = ncnnkit.Artifact.load(tmp_path / "own.param")
@@ -812,7 +817,7 @@ def test_a_card_says_what_the_model_and_the_caller_know(tmp_path: Path) -> None:
 
 
 @pytest.mark.torch
-def test_what_is_made_from_a_converted_model_keeps_its_card(tmp_path: Path) -> None:
+def test_models_made_from_a_converted_model_keep_its_card(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3))
     model = convert_function(module, shapes=[(3, 16, 16)], preset="imagenet")
@@ -837,8 +842,8 @@ def test_the_command_writes_the_preprocessing_that_is_given(tmp_path: Path) -> N
     assert ncnnkit.Artifact.load(tmp_path / "o.param").preprocess == found
 
 
-def test_nothing_is_said_of_an_original_that_gives_no_numbers(tmp_path: Path) -> None:
-    """NaN beside NaN is not exact."""
+def test_an_original_without_finite_outputs_is_not_compared(tmp_path: Path) -> None:
+    """NaN compared with NaN does not count as exact."""
     nodes = [
         helper.make_node("Exp", ["x"], ["e"]),
         helper.make_node("Neg", ["e"], ["n"]),
@@ -851,7 +856,7 @@ def test_nothing_is_said_of_an_original_that_gives_no_numbers(tmp_path: Path) ->
     assert "not verified" in console.converted(check, "the original")[0]
 
 
-def test_an_original_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_original_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "LIMIT", 0.5)
     value = helper.make_tensor_value_info
     body = helper.make_graph(

@@ -1,4 +1,4 @@
-"""Costs of layers: what is timed, in which forms, and how costs add up to a network's latency."""
+"""Costs of layers: the timed forms, and the sum of costs as the latency of a network."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def measured() -> Costs:
     return measure_costs(graph, int8_twin(graph), blob_shapes(graph), CHOICES, rounds=2, seconds=0.0)
 
 
-def test_it_says_how_many_turns_are_done() -> None:
-    """A run of a real network spends minutes here, and the log had no count."""
+def test_progress_counts_the_turns() -> None:
+    """A run of a real network spends minutes in this step, so the log needs a count."""
     told: list[tuple[int, int]] = []
     graph = small()
     measure_costs(
@@ -51,7 +51,7 @@ def test_it_says_how_many_turns_are_done() -> None:
 
 
 def invented(graph: Graph) -> Costs:
-    """Costs one can add up by hand: 8 ms in fp32, 4 in bf16, 2 in int8, 0.5 less at each end that is int8."""
+    """Simple costs: 8 ms in fp32, 4 in bf16, 2 in int8, and 0.5 less at each end that is int8."""
     layers = {}
     names = [layer.name for layer in graph.layers if layer.op.computes]
     for layer in graph.layers:
@@ -71,7 +71,7 @@ def invented(graph: Graph) -> Costs:
 # ---------------------------------------------------------------------------------------------------------- plans
 
 
-def test_every_choice_forbids_what_the_others_are() -> None:
+def test_every_choice_forbids_the_other_precisions() -> None:
     assert MASKS["fp32"] == 7
     assert MASKS["bf16"] == Mask.NO_FP16_ARITHMETIC | Mask.NO_FP16_STORAGE
     assert all(MASKS[choice] & Mask.NO_BF16 for choice in MASKS if choice != "bf16")
@@ -85,11 +85,11 @@ def test_a_uniform_plan_costs_the_sum_of_its_layers() -> None:
     assert predict(graph, costs, uniform(graph, costs, "bf16")) == pytest.approx(7 * 4)
 
 
-def test_int8_is_handed_on_where_all_readers_take_it() -> None:
+def test_int8_is_passed_on_if_all_readers_take_it() -> None:
     graph = small()
     costs = invented(graph)
     plan = uniform(graph, costs, "int8")
-    # c2's blob goes to an addition too, c3's to it alone.
+    # An addition also reads the blob of c2, and only the addition reads that of c3.
     assert chains(graph, plan) == {"b1", "b2"}
     assert predict(graph, costs, plan) == pytest.approx(5 * 2 - 4 * 0.5 + 2 * 8)
 
@@ -97,14 +97,14 @@ def test_int8_is_handed_on_where_all_readers_take_it() -> None:
 def test_every_reader_that_takes_another_format_pays_for_it() -> None:
     graph = small()
     costs = invented(graph)
-    plan = uniform(graph, costs, "fp32") | {"c2": "bf16"}  # reads one blob; c3 and add read its own
+    plan = uniform(graph, costs, "fp32") | {"c2": "bf16"}  # it reads one blob; c3 and add read its output
     assert predict(graph, costs, plan) == pytest.approx(6 * 8 + 4 + 3 * 0.25)
     assert costs.convert_ms("b1", "int8", "float") == 0.0
     twice = Costs({}, {("b", "fp16", "float"): 1.0, ("b", "float", "bf16"): 2.0}, {}, {})
     assert twice.convert_ms("b", "fp16", "bf16") == 3.0
 
 
-def test_calibrating_makes_uniform_plans_come_out_as_measured() -> None:
+def test_calibrated_costs_predict_uniform_plans_as_measured() -> None:
     graph = small()
     costs = invented(graph)
     measured = {"fp32": 60.0, "bf16": 40.0, "int8": 30.0}
@@ -136,7 +136,7 @@ def test_layers_are_timed_in_every_form_they_can_have(measured: Costs) -> None:
     assert predict(graph, measured, uniform(graph, measured, "int8")) > 0
 
 
-def test_the_format_between_layers_is_seen_not_assumed(measured: Costs) -> None:
+def test_the_format_between_layers_is_measured_not_assumed(measured: Costs) -> None:
     assert {measured.makes[layer, "fp32"] for layer in ("c1", "add")} == {"float"}
     assert {measured.reads[layer, choice] for layer in ("c1", "c2") for choice in INT8[:1]} <= {"float", "fp16"}
     if look_at().machine == "x86_64":
@@ -145,7 +145,7 @@ def test_the_format_between_layers_is_seen_not_assumed(measured: Costs) -> None:
         assert measured.convert_ms("b1", "bf16", "float") > 0
 
 
-def test_layers_alike_are_timed_once() -> None:
+def test_equal_layers_are_timed_once() -> None:
     text = "".join(
         f"Convolution c{i} 1 1 {'in0' if not i else f'b{i}'} b{i + 1} 0=4 1=3 4=1 5=1 6=144\n" for i in range(3)
     )
@@ -156,7 +156,7 @@ def test_layers_alike_are_timed_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bf16", "fp16"])
-def test_a_cast_stands_between_a_layer_and_one_that_may_not_use_its_format(kind: str) -> None:
+def test_a_cast_is_added_before_a_layer_that_may_not_read_the_format(kind: str) -> None:
     graph = with_weights(network("Input in0 0 1 in0 0=6 1=5 2=16\nReLU a 1 1 in0 b\nReLU c 1 1 b out0"))
     halved, plain = graph.layers[1].copy(), graph.layers[2].copy()
     halved.params["featmask"], plain.params["featmask"] = MASKS[kind], MASKS["fp32"]
@@ -170,14 +170,14 @@ def test_a_cast_stands_between_a_layer_and_one_that_may_not_use_its_format(kind:
     assert np.allclose(found, np.maximum(image, 0), rtol=2**-8)
 
 
-def test_shapes_are_those_ncnn_makes() -> None:
+def test_shapes_equal_ncnns() -> None:
     shapes = blob_shapes(small())
     assert shapes["in0"] == (3, 16, 16)
     assert shapes["b3a"] == (8, 16, 16)
     assert shapes["out0"] == (10,)
 
 
-def test_what_ncnn_cannot_run_is_said() -> None:
+def test_layers_that_ncnn_cannot_run_are_named() -> None:
     graph = network("ReLU r 1 1 in0 out0")
     shapes = {"in0": (4, 1, 0), "out0": (4, 1, 0)}  # nothing to read
     with pytest.raises(RuntimeFailure, match="timing layers"):
@@ -217,12 +217,12 @@ def test_a_form_that_stays_slow_is_slow() -> None:
     assert len(asked) == REPEATS
 
 
-def test_a_form_without_siblings_is_believed() -> None:
+def test_a_single_form_is_accepted() -> None:
     assert settled([net_time(56.0), net_time(0.1)], [("a",), ("b",)], lambda _: []) == [net_time(56.0), net_time(0.1)]
 
 
 def test_costs_are_without_outliers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first answer of ncnn has one time that another program took."""
+    """The first answer has one time that another program disturbed."""
     real = timing.settled
     spoiled: list[NetTime] = []
 

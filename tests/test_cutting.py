@@ -1,4 +1,4 @@
-"""Networks that ncnn cannot compute to their end, or from their beginning: where they are cut, and what is said."""
+"""Networks that ncnn cannot compute completely: where they are cut, and the messages."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def detector(folder: Path, outputs: Sequence[str] = ("top_scores", "top_boxes"))
 
 
 def assert_ncnn_computes(source: ModelSource, whole: Path, fed: Mapping[str, Array], *names: str) -> None:
-    """ncnn and the trimmed original compute these values of the whole model."""
+    """Check that ncnn and the trimmed original compute these values of the whole model."""
     proto = onnx.load(str(whole))
     proto.graph.output.extend(
         onnx.ValueInfoProto(name=n) for n in names if n not in {o.name for o in proto.graph.output}
@@ -115,7 +115,7 @@ def test_outputs_that_ncnn_computes_stay(tmp_path: Path) -> None:
     assert_ncnn_computes(source, path, {"x": noise(1, 3, 16, 16)}, "boxes", "best")
 
 
-def test_what_follows_from_a_kept_output_is_no_output(tmp_path: Path) -> None:
+def test_tensors_computed_from_a_kept_output_are_not_outputs(tmp_path: Path) -> None:
     nodes = [*BACKBONE, node("ArgMax", ["c2"], ["map"], axis=1)]
     assert opened(saved(tmp_path, nodes, ["c2", "map"], WEIGHTS, x=noise(1, 3, 8, 8))).outputs == ("c2",)
 
@@ -126,8 +126,10 @@ def test_argmax_alone(tmp_path: Path) -> None:
     assert (source.outputs, source.tail) == (("c2",), ("ArgMax",))
 
 
-def test_weights_are_never_behind_the_cut_where_ncnn_can_compute_them(tmp_path: Path) -> None:
-    """What the tail and another convolution read is no place to cut at: that convolution would be lost."""
+def test_weights_that_ncnn_can_use_are_never_after_the_cut(tmp_path: Path) -> None:
+    """A tensor that the tail and another convolution read is not a place to cut, because that convolution would be
+    lost.
+    """
     nodes = [
         *BACKBONE,
         node("ReduceMax", ["r1", "one"], ["peak"], keepdims=0),
@@ -138,7 +140,7 @@ def test_weights_are_never_behind_the_cut_where_ncnn_can_compute_them(tmp_path: 
     assert opened(path).outputs == ("c2", "peak")
 
 
-def test_inputs_that_only_the_tail_reads_go(tmp_path: Path) -> None:
+def test_inputs_that_only_the_tail_reads_are_removed(tmp_path: Path) -> None:
     nodes = [*BACKBONE, *ROWS, *TOP, node("Mul", ["top_boxes", "size"], ["scaled"])]
     path = saved(tmp_path, nodes, ["scaled"], WEIGHTS | CONSTANTS, x=noise(1, 3, 16, 16), size=noise(1, 1, 4))
     source = opened(path)
@@ -148,7 +150,7 @@ def test_inputs_that_only_the_tail_reads_go(tmp_path: Path) -> None:
 
 
 def test_shape_of_a_tensor_in_the_tail_may_be_read_before_the_cut(tmp_path: Path) -> None:
-    """The number of the best is known, the best are not."""
+    """The number of the best values is known, but not the values."""
     nodes = [
         *BACKBONE,
         node("Flatten", ["c2"], ["all"]),
@@ -196,7 +198,7 @@ def test_loop_reads_what_its_body_takes_from_outside(tmp_path: Path, outside: st
     assert [n.op_type for n in onnx.load(str(source.path)).graph.node] == ["Conv", "Relu"]
 
 
-def test_network_that_ncnn_computes_is_left_alone(tmp_path: Path) -> None:
+def test_a_network_that_ncnn_computes_is_not_cut(tmp_path: Path) -> None:
     nodes = [*BACKBONE, node("Gather", ["c2", "which"], ["y"], axis=1)]
     path = saved(tmp_path, nodes, ["y"], WEIGHTS | {"which": ints(3, 1)}, x=noise(1, 3, 8, 8))
     source = opened(path)
@@ -205,8 +207,8 @@ def test_network_that_ncnn_computes_is_left_alone(tmp_path: Path) -> None:
     assert source.outputs == ("y",)
 
 
-def test_operator_in_the_middle_is_an_error_that_says_where(tmp_path: Path) -> None:
-    """Most of the weights come after it: nothing is cut."""
+def test_an_operator_in_the_middle_is_an_error_with_its_place(tmp_path: Path) -> None:
+    """Most of the weights are after it, so nothing is cut."""
     nodes = [
         BACKBONE[0],
         node("TopK", ["c1", "k"], ["top", "index"], axis=2, name="pick"),
@@ -248,16 +250,17 @@ def test_outputs_that_the_user_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "says"), [("count", r"'y' has no elements for noise, but \[1, 0, 6, 6\]"), ("last", "Slice .* its ends")]
+    ("end", "says"),
+    [("count", r"'y' is empty for a sample of noise: its shape is \[1, 0, 6, 6\]"), ("last", "Slice .* its ends")],
 )
-def test_a_number_that_the_network_is_fed_with_is_named(tmp_path: Path, end: str, says: str) -> None:
+def test_a_number_as_an_input_is_named(tmp_path: Path, end: str, says: str) -> None:
     nodes = [node("Conv", ["x", "w1"], ["c"]), node("Slice", ["c", "one", end, "axis"], ["y"])]
     if end == "last":
         nodes.insert(1, node("Sub", ["count", "one"], ["last"]))
     path = saved(tmp_path, nodes, ["y"], {"w1": WEIGHTS["w1"], "one": ints(1), "axis": ints(1)},
                  x=noise(1, 3, 8, 8), count=ints(4))  # fmt: skip
     source = opened(path)
-    with pytest.raises(ConvertError, match=rf"{says}.*\(.*a number that the network is fed with.*--fix count=NUMBER"):
+    with pytest.raises(ConvertError, match=rf"{says}.*\(.*an input that is a number.*--fix count=NUMBER"):
         lower(source.file, source.inputs)
 
 
@@ -267,9 +270,10 @@ def test_a_number_that_the_network_is_fed_with_is_named(tmp_path: Path, end: str
         ({"x": [], "b": ["x"], "s": ["x"]}, {"b", "s"}, {"x"}),
         ({"x": [], "b": ["x"], "c": ["b"]}, {"c"}, {"c"}),
         ({"x": [], "y": [], "b": ["x"], "s": ["y"], "t": ["x", "y"]}, {"b", "s", "t"}, {"x", "y"}),
-        # The direct way to b and the way through d to e cross in a; two ways of one size: the later one.
+        # The direct path to b and the path through d to e cross in a. Of two cuts of equal size, the later one is
+        # taken.
         ({"a": [], "z": [], "b": ["a", "z"], "d": ["b"], "e": ["b", "d"]}, {"d", "e"}, {"b"}),
-        # The first path found takes p to t; only turning it back shows that two paths fit.
+        # The first path goes from p to t. Only rerouting it shows that there are two paths.
         ({"p": [], "q": [], "u": ["p", "q"], "t": ["u", "p"], "v": ["u"]}, {"t", "v"}, {"t", "v"}),
     ],
 )
@@ -281,7 +285,7 @@ def test_vertex_cut(made: dict[str, list[str]], wanted: set[str], found: set[str
 
 
 def assert_predicts_as_the_original(source: ModelSource, least: int = 1) -> None:
-    """The network's predictions, decoded, are those of the user's file on noise."""
+    """Check that the decoded predictions equal those of the user's file for noise."""
     made, check = convert_opened(source)
     assert made.decoder == source.decoder
     assert check.decoded is not None
@@ -332,7 +336,7 @@ SUPPRESSION = [
 
 
 def test_suppression_becomes_a_decoder(tmp_path: Path) -> None:
-    """It reads two tensors, although both follow from one: corners and scores are decoded, that one is not."""
+    """It reads two tensors, corners and scores, although both follow from one: that one is not decoded."""
     constants = WEIGHTS | CONSTANTS | {
         "parts": ints(2, 2, 5), "forty": np.array(40, np.float32), "many": ints(100), "which": ints(2), "one": ints(1),
         "iou": np.array([0.4], np.float32), "least": np.array([0.6], np.float32), "none": ints(0),
@@ -348,7 +352,7 @@ def test_suppression_becomes_a_decoder(tmp_path: Path) -> None:
     assert_predicts_as_the_original(source)
 
 
-def test_tail_that_no_decoder_computes_gives_plain_outputs(tmp_path: Path) -> None:
+def test_a_tail_without_a_decoder_gives_plain_outputs(tmp_path: Path) -> None:
     source = opened(detector(tmp_path))
     assert (source.decoder, source.outputs) == (None, ("rows",))
     assert convert_opened(source)[1].decoded is None
@@ -414,7 +418,7 @@ def test_end_to_end_detector_becomes_a_decoder(tmp_path: Path) -> None:
 
 
 def test_keypoints_behind_the_boxes_are_decoded(tmp_path: Path) -> None:
-    """The same network; two of the three columns of scores are a point, as Ultralytics' metadata tells."""
+    """The same network, but two of the three columns of scores are a point, as Ultralytics' metadata says."""
     path = end_to_end(tmp_path, keypoints=True)
     source = opened(path)
     assert source.decoder is None  # rows of 8 columns may be anything
@@ -427,8 +431,8 @@ def test_keypoints_behind_the_boxes_are_decoded(tmp_path: Path) -> None:
     assert_predicts_as_the_original(source, least=20)
 
 
-def test_four_numbers_that_are_no_corners_are_not_taken_for_them(tmp_path: Path) -> None:
-    """The tail only hands them on, so nothing but their values tells."""
+def test_four_numbers_that_are_not_corners_are_not_boxes(tmp_path: Path) -> None:
+    """The tail only passes them on, so their values are the only evidence."""
     assert opened(end_to_end(tmp_path, reversed_corners=True)).decoder is None
 
 
@@ -441,7 +445,7 @@ def test_decoder_is_in_the_card(tmp_path: Path) -> None:
 
 
 def test_network_that_finds_nothing_in_noise_is_cut(tmp_path: Path) -> None:
-    """What has no elements for one sample has some for another: it is no constant, and neither is its shape."""
+    """A tensor without elements for one sample may have some for another, so neither it nor its shape is a constant."""
     nodes = [
         *BACKBONE,
         node("Greater", ["c2", "high"], ["over"]),
@@ -464,8 +468,8 @@ def test_second_stage_is_named(tmp_path: Path) -> None:
     ]
     path = saved(tmp_path, nodes, ["y"], WEIGHTS | CONSTANTS | {"w4": noise(4, 2)}, x=noise(1, 3, 16, 16))
     (said,) = opened(path).changes
-    assert "one operator with weights of the network is among that" in said
-    assert "boxes" not in said.partition("second stage")[0].rpartition("among that")[2]
+    assert "one operator among them has weights" in said
+    assert "boxes" not in said.partition("second stage")[0].rpartition("among them")[2]
     assert "second stage" in said
 
 
@@ -504,7 +508,7 @@ def test_channels_last_pixels_become_channels_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 16, 16), (1, 16, 16, 3)])
-def test_head_without_turn_or_cast_is_left_alone(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_a_head_without_transpose_or_cast_is_unchanged(tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = saved(tmp_path, [node("Relu", ["x"], ["y"])], ["y"], {}, x=noise(*shape))
     assert opened(path).path == path
 
@@ -545,7 +549,7 @@ def test_torch_detector_with_suppression(tmp_path: Path) -> None:
 
 
 @pytest.mark.torch
-def test_torch_module_that_searches_is_cut() -> None:
+def test_a_torch_module_with_a_search_is_cut() -> None:
     import torch
 
     class Segmentation(torch.nn.Module):  # type: ignore[misc]

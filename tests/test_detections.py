@@ -1,4 +1,4 @@
-"""A network whose output has another shape for each sample: a detector that chooses its boxes itself."""
+"""A network with an output of another shape for each sample: a detector that selects its boxes itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from ncnnkit.tasks.ncnn_heads import detection_layer
 
 
 def detector() -> Graph:
-    """Boxes of two classes, chosen by their score and without those that overlap; for inputs 3x16x16."""
+    """A detector of two classes with non-maximum suppression, for inputs of 3x16x16."""
     text = """
         Input                 in0 0 1 in0 0=16 1=16 2=3
         Convolution           c1  1 1 in0 b1 0=8 1=3 3=2 4=1 5=1 6=216 9=1
@@ -47,7 +47,7 @@ def detector() -> Graph:
 
 
 def inputs(count: int = 24) -> NDArray[np.float32]:
-    """Samples of all contrasts: in those of the first, nothing is detected."""
+    """Samples of all contrasts. In those with the lowest contrast, nothing is detected."""
     noise = np.random.default_rng(0).standard_normal((count, 3, 16, 16), np.float32)
     return noise * np.linspace(0, 3, count, dtype=np.float32)[:, None, None, None]
 
@@ -65,7 +65,7 @@ def test_the_number_of_detections_depends_on_the_sample() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A run of the detector, and where it is."""
+    """A run of the detector, and its folder."""
     home = tmp_path_factory.mktemp("detections")
     ncnnfile.save(detector(), home / "net.param")
     np.save(home / "x.npy", inputs())
@@ -76,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return home / "out", run(recipe, home / "out")
 
 
-def test_a_run_measures_them_all(made: tuple[Path, Any]) -> None:
+def test_a_run_measures_all_variants(made: tuple[Path, Any]) -> None:
     out, document = made
     assert document.model.outputs[0].shape in ((-1, 6), [-1, 6])
     rows = {variant.name: variant for variant in document.variants}
@@ -156,7 +156,9 @@ def test_it_is_quantised_and_planned_by_its_detections() -> None:
 
 
 def test_it_is_judged_before_boxes_are_chosen() -> None:
-    """Scores that change by a hundredth add and remove boxes, and are little noise: the rows would be all wrong."""
+    """Scores that change by a hundredth are little noise, but they add and remove boxes, so the rows would be all
+    wrong.
+    """
     graph = detector()
     graph.set_input_shapes([(3, 16, 16)])
     changed, silent_one = graph.copy(), graph.copy()

@@ -1,4 +1,4 @@
-"""Detectors as torch modules: cut, recognised, and their decoded outputs beside the module's own boxes."""
+"""Detectors as torch modules: they are cut and recognised, and their decoded outputs equal the module's own boxes."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def torchvision_detector(torch: Any, network: str) -> Any:
         grids = AnchorGenerator(((12, 16), (24, 32), (48, 60)), ((0.5, 1.0, 2.0),) * 3)
         return detection.RetinaNet(backbone(torch), anchor_generator=grids, **options)
     grids = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
-    head = detection.fcos.FCOSHead(32, 1, CLASSES, num_convs=0)  # its convolutions normalise: all scores were alike
+    head = detection.fcos.FCOSHead(32, 1, CLASSES, num_convs=0)  # it normalises: all scores were alike
     return detection.FCOS(backbone(torch), anchor_generator=grids, head=head, **options)
 
 
 def predicted(source: ModelSource, x: Array) -> Boxes:
-    """What the converted network and the decoder in its card find."""
+    """The boxes of the converted network and the decoder in its card."""
     made, _ = convert_opened(source)
     assert made.decoder is not None
     found = decode(made.decoder, run_ncnn(made.graph, [x]))
@@ -77,13 +77,13 @@ def assert_same_boxes(found: Boxes, exact: Mapping[str, Array]) -> None:
 
 
 GROWN = {"ssd": 4.0, "retinanet": 2000.0, "fcos": 200.0}
-"""What the weights of the scores are multiplied by: random heads score everything alike."""
+"""The factor of the weights of the scores, because random heads give everything similar scores."""
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("network", GROWN)
 def test_torchvision_detector_that_finds_nothing_in_noise(network: str) -> None:
-    """Its trace on noise lacks the suppression of boxes, because there are none."""
+    """Its trace on noise has no suppression of boxes, because there are no boxes."""
     import torch
 
     class Wrapped(torch.nn.Module):  # type: ignore[misc]
@@ -121,7 +121,7 @@ def test_torchvision_detector_that_finds_nothing_in_noise(network: str) -> None:
 
 
 def transformer_detector(torch: Any, selects: str) -> Any:
-    """A DETR in small: a convolution, a transformer with 12 queries, and a class and a box for each."""
+    """A small DETR: a convolution, a transformer with 12 queries, and a class and a box for each query."""
 
     class Detr(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -142,7 +142,7 @@ def transformer_detector(torch: Any, selects: str) -> Any:
             if selects == "pairs":  # as RT-DETR and Deformable DETR do it
                 scores, which = logits.sigmoid().flatten().topk(10)
                 return {"boxes": boxes[which // (CLASSES + 1)], "scores": scores, "labels": which % (CLASSES + 1)}
-            scores, labels = logits.softmax(-1)[:, :-1].max(-1)  # the last one is no class
+            scores, labels = logits.softmax(-1)[:, :-1].max(-1)  # the last score is "no object"
             if selects == "all":
                 return {"boxes": boxes, "scores": scores, "labels": labels}
             kept = scores > 0.3

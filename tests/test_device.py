@@ -1,11 +1,12 @@
-"""Devices: addresses and names, commands that no text of a user breaks out of, and boards that fail in the middle.
+"""Devices: addresses and names, quoting of commands, and boards that fail during a job.
 
-The board here is this machine behind a shell, as it is behind OpenSSH: all but the connection is the real thing.
+The board here is this machine behind a shell, like a board behind OpenSSH. Only the connection is a stand-in.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -42,7 +43,7 @@ from ncnnkit.device.names import add_name, load_names, names_file, remove_name, 
 from ncnnkit.device.session import Session
 from ncnnkit.device.sites import Site, run_jobs
 from ncnnkit.device.transport import Adb, Ssh, Transport
-from ncnnkit.errors import DeviceError, RecipeError, RuntimeFailure
+from ncnnkit.errors import DeviceError, RecipeError, RuntimeFailure, StorageError
 from ncnnkit.measure.variants import VariantSpec, measure
 from ncnnkit.model.precision import PRECISIONS
 from ncnnkit.onboard import agent
@@ -54,7 +55,7 @@ NASTY = ["a b", "it's", 'say "x"', "$(touch pwned)", "`touch pwned`", "a\nb", "-
 
 
 class Shell(Transport):
-    """Commands go through a shell on this machine, as through that of a login, with a home of its own."""
+    """Commands go through a shell on this machine, like a login shell, with a separate home."""
 
     address = "ssh://here"
 
@@ -89,7 +90,7 @@ def shell(tmp_path: Path) -> Shell:
 
 @pytest.fixture
 def here(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
-    """A board whose Python is this one: nothing is downloaded."""
+    """A board with this Python, so nothing is downloaded."""
     monkeypatch.setattr(Board, "python", sys.executable)
     monkeypatch.setattr(link, "PATIENCE", (0.1, 0.2))
     with Board(shell, "the board") as device:
@@ -129,13 +130,13 @@ def test_an_address(address: str, expected: tuple[str, list[str]]) -> None:
     ["ssh://", "ssh://-oProxyCommand=x", "ssh://a b", "ssh://a;b", "ssh://a/b", "ssh://u:secret@h", "ssh://-l@h",
      "ssh://$(x)@h", "ssh://h:99999", "ssh://a\nb", "ssh://h?x", "telnet://h", "", "a board", "adb://"],
 )  # fmt: skip
-def test_what_is_no_address(address: str) -> None:
+def test_invalid_addresses(address: str) -> None:
     with pytest.raises(RecipeError):
         open_device(address)
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_a_serial_number_of_adb_is_one(text: str) -> None:
+def test_a_serial_number_of_adb_is_an_address(text: str) -> None:
     with pytest.raises(RecipeError, match="is not a device"):
         Adb("adb://" + text)
 
@@ -154,7 +155,7 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match="no device is called 'rock'"):
         remove_name("rock")
     names_file().write_text("rock = 1\n")
-    with pytest.raises(RecipeError, match="must hold lines"):
+    with pytest.raises(RecipeError, match="must contain lines"):
         load_names()
 
 
@@ -162,8 +163,8 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), min_size=1, max_size=4))
-def test_words_arrive_as_they_are(words: list[str]) -> None:
-    """What ssh and adb hand to the shell of the other side gives the same words there."""
+def test_words_arrive_unchanged(words: list[str]) -> None:
+    """The shell on the other side gets the same words that are given to ssh and adb."""
     for command in (Ssh("ssh://host").command(words), adb().command(words)):
         assert command[command.index("--") + 2 if "--" in command else -1 :] == [shlex.join(words)]
     done = subprocess.run(["sh", "-c", shlex.join(["printf", r"%s\0", *words])], capture_output=True, check=True)
@@ -177,7 +178,7 @@ def adb() -> Adb:
 
 
 def fake(folder: Path, name: str, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program of this name, the first on the path."""
+    """Put a program of this name first on the path."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text("#!/bin/sh\n" + body)
     (folder / name).chmod(0o755)
@@ -194,9 +195,7 @@ def fake(folder: Path, name: str, body: str, monkeypatch: pytest.MonkeyPatch) ->
         ("ssh: connect to host rock5b port 22: Connection timed out", "switched on"),
     ],
 )
-def test_what_ssh_says_comes_with_what_to_do(
-    said: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_messages_of_ssh_have_a_hint(said: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tmp_path / "bin", "ssh", f"echo {shlex.quote(said)} >&2; exit 255", monkeypatch)
     with Ssh("ssh://rock5b") as transport, pytest.raises(Lost) as error:
         transport.run(["true"])
@@ -204,7 +203,7 @@ def test_what_ssh_says_comes_with_what_to_do(
     assert hint in error.value.hint
 
 
-def test_host_keys_are_checked_and_nothing_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_keys_are_checked_without_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tmp_path / "bin", "ssh", f'printf "%s\\n" "$@" >> {tmp_path}/seen', monkeypatch)
     with Ssh("ssh://user@rock5b:2222") as transport:
         transport.run(["echo", "it's"])
@@ -216,7 +215,7 @@ def test_host_keys_are_checked_and_nothing_is_asked(tmp_path: Path, monkeypatch:
 
 
 def test_a_phone_behind_adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for adb that has a shell: what is tested is our side."""
+    """A stand-in for adb with a shell. Only our side is tested."""
     body = '[ "$1 $2 $3 $4" = "-s 1A2b shell -T" ] || exit 9\nexec sh -c "$5"\n'
     fake(tmp_path / "bin", "adb", body, monkeypatch)
     monkeypatch.setattr(Adb, "cache", str(tmp_path / "there"))
@@ -235,7 +234,7 @@ def test_a_phone_behind_adb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # ------------------------------------------------------------------------------------------------------- the board
 
 
-def test_a_job_on_a_board_is_the_same_as_here(here: Board, tmp_path: Path, model: Path) -> None:
+def test_a_job_on_a_board_gives_the_same_result_as_here(here: Board, tmp_path: Path, model: Path) -> None:
     steps: list[Any] = []
     (there,) = here.run_job(job(tmp_path, model), steps.append).variants
     (local,) = LOCAL.run_job(job(tmp_path, model)).variants
@@ -267,11 +266,11 @@ def test_files_are_sent_once_and_checked(here: Board, tmp_path: Path) -> None:
 
 
 def processes(device: Board, pattern: str) -> str:
-    """For pkill: those of this board alone, the shells among them, which have its home's name in quotes."""
+    """The pattern for pkill that only matches processes of this board, including its shells, which quote its home."""
     return f"{re.escape(str(home_of(device).parents[2]))}/.*{pattern}"
 
 
-def test_a_serving_process_there_tells_of_its_death(here: Board, model: Path) -> None:
+def test_the_death_of_a_serving_process_on_a_board_is_reported(here: Board, model: Path) -> None:
     with here.child() as child:
         param, weights = here.put([model, model.with_suffix(".bin")])
         child.ask("load", param=param, bin=weights, backend="cpu", options=PRECISIONS["fp32"].options, threads=1)
@@ -288,8 +287,8 @@ def test_cleaning_leaves_nothing(here: Board, tmp_path: Path, model: Path) -> No
     assert here.run_job(job(tmp_path, model)).variants[0].status == "ok", "and it can be used again"
 
 
-def test_a_connection_that_breaks_is_taken_up_again(here: Board, tmp_path: Path, model: Path) -> None:
-    """The job goes on; what it says meanwhile is not lost."""
+def test_a_broken_connection_is_resumed(here: Board, tmp_path: Path, model: Path) -> None:
+    """The job goes on, and its messages are not lost."""
     transport = here._link.transport
     assert isinstance(transport, Shell)
     broken = 0
@@ -316,7 +315,7 @@ def test_a_lost_board_is_an_error_and_a_second_try_resumes(here: Board, tmp_path
         transport.cut.set()
         subprocess.run(["pkill", "-f", processes(here, "program-.* agent follow")], check=False)
 
-    with pytest.raises(Lost, match=r"the board: .*run again to take it up"):
+    with pytest.raises(Lost, match=r"the board: .*run again to resume it"):
         here.run_job(asked, cut)
     transport.cut.clear()
     (folder,) = (home_of(here) / "jobs").iterdir()
@@ -354,7 +353,7 @@ def test_an_interrupt_ends_the_job_there(here: Board, tmp_path: Path, model: Pat
 
 
 class Outliving(Shell):
-    """As over SSH: what runs there goes on when the connection, which is a process here, is killed."""
+    """As with SSH, the job goes on when the connection, a process here, is killed."""
 
     def command(self, words: Sequence[str]) -> list[str]:
         *start, text = super().command(words)
@@ -374,14 +373,14 @@ def start(*rest):
     finally:
         (HOME / "started").touch()
 """
-"""A request of the agent that is held up until the file ``go on`` is there."""
+"""A request of the agent that waits until the file ``go on`` exists."""
 
 
 @pytest.mark.parametrize("how", ["interrupt", "cancel"])
-def test_giving_up_while_a_job_is_being_started_leaves_none_there(
+def test_cancelling_while_a_job_starts_leaves_no_job(
     how: str, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The request arrives, and is at work when we have gone; the one that forgets the job overtakes it."""
+    """The request is still running when the client has left, and the request that forgets the job overtakes it."""
     monkeypatch.setattr(Board, "python", sys.executable)
     (tmp_path / "far").mkdir()
     with Board(Outliving(tmp_path / "far"), "the board") as device:
@@ -415,15 +414,15 @@ def wait_for(path: Path) -> None:
     raise AssertionError(f"{path} never came")
 
 
-def test_a_job_that_arrives_in_part_is_not_started(here: Board, tmp_path: Path, model: Path) -> None:
-    """The connection broke while it was sent; asking again sends all of it."""
+def test_a_job_that_arrives_partly_is_not_started(here: Board, tmp_path: Path, model: Path) -> None:
+    """The connection broke while it was sent. A new request sends it completely."""
     name = agent.job_name(here._there.program, sys.executable, job(tmp_path, model).text().encode())
-    with pytest.raises(Refused, match="the job was damaged on its way"):
+    with pytest.raises(Refused, match="the job was damaged during the transfer"):
         here._agent.tell("start", name, "1", sys.executable, data=b'{"kind": "mea')
     assert not (home_of(here) / "jobs").exists()
 
 
-def test_the_same_job_can_be_asked_for_again_when_it_was_given_up(here: Board, tmp_path: Path, model: Path) -> None:
+def test_a_cancelled_job_can_be_requested_again(here: Board, tmp_path: Path, model: Path) -> None:
     def interrupt(_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -448,7 +447,7 @@ def test_one_lost_device_does_not_end_the_others(here: Board, tmp_path: Path, mo
     assert good.variants[0].status == "ok"
 
 
-def test_without_python_it_says_so(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_board_without_python_is_an_error(shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("sh", "env", "mkdir"):
@@ -458,8 +457,8 @@ def test_without_python_it_says_so(shell: Shell, tmp_path: Path, monkeypatch: py
         device.put([])
 
 
-def test_a_full_disk_is_told_as_that(here: Board, model: Path) -> None:
-    """The words of Python there; a disk that is really full is tested on the emulated board."""
+def test_a_full_disk_is_reported(here: Board, model: Path) -> None:
+    """With the message of Python there. A disk that is really full is tested on the emulated board."""
     here.put([])
     agent = home_of(here) / here._there.program / "agent.py"
     agent.write_text(
@@ -471,14 +470,14 @@ def test_a_full_disk_is_told_as_that(here: Board, model: Path) -> None:
 
 
 class Chatty(Shell):
-    """A board whose login shell says something before, and something after, every command."""
+    """A board with a login shell that prints text before and after every command."""
 
     def command(self, words: Sequence[str]) -> list[str]:
         *start, text = super().command(words)
         return [*start, f"echo Welcome to the board; {text}; ended=$?; echo Goodbye; exit $ended"]
 
 
-def test_a_greeting_of_the_login_shell_is_no_answer(here: Board, tmp_path: Path, model: Path) -> None:
+def test_a_greeting_of_the_login_shell_is_not_an_answer(here: Board, tmp_path: Path, model: Path) -> None:
     home = tmp_path / "chatty"
     home.mkdir()
     with Board(Chatty(home)) as device:
@@ -513,7 +512,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("request_", "body"), BROKEN)
-def test_a_board_that_breaks_the_protocol_is_its_own_error_alone(
+def test_a_board_that_breaks_the_protocol_only_fails_itself(
     here: Board, tmp_path: Path, model: Path, request_: str, body: str
 ) -> None:
     spoil(here, request_, body)
@@ -538,7 +537,7 @@ def answer_with(device: Board, result: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../../secret", "outputs/../../secret", "outputs/absent.npy"])
-def test_a_result_names_files_of_its_own_only(here: Board, tmp_path: Path, model: Path, path: str) -> None:
+def test_a_result_may_only_name_its_own_files(here: Board, tmp_path: Path, model: Path, path: str) -> None:
     (tmp_path / "secret").write_text("secret")
     answer_with(here, json.dumps({"variants": [{"name": "fp32-cpu", "status": "ok", "outputs": {"out0": path}}]}))
     with pytest.raises(DeviceError, match="broke the protocol"):
@@ -576,7 +575,7 @@ def test_a_result_that_is_wrong_names_the_first_wrong_field(
         here.run_job(job(tmp_path, model))
 
 
-def test_a_session_on_a_board_computes_there_and_takes_one_network_after_the_other(here: Board, shell: Shell) -> None:
+def test_a_session_on_a_board_runs_one_network_after_the_other(here: Board, shell: Shell) -> None:
     other, x = small(), samples(1)[0]
     other.layer("c2").weights["weight"] = other.layer("c2").array("weight") * np.float32(2)
     with Session(small()) as local, Session(small(), device=here) as there:
@@ -596,15 +595,15 @@ def test_a_session_on_a_board_computes_there_and_takes_one_network_after_the_oth
     assert there.closed
 
 
-def test_the_first_wrong_layer_is_looked_for_on_the_board(here: Board, shell: Shell) -> None:
-    """Its kernels are not this machine's."""
+def test_the_first_wrong_layer_is_searched_on_the_board(here: Board, shell: Shell) -> None:
+    """Its kernels differ from this machine's."""
     wrong = changed(small(), "c2", -1.0)
     (row,) = judged([("fp32-cpu", -6.0)], wrong, site=Site(here, boards.machine(), "arm"))
     assert row.reason.endswith("; the first wrong layer is c2 (Convolution)")
     assert any(words[-1] == "serve" for words in shell.commands)
 
 
-def test_a_board_answers_for_its_own_variants_alone(
+def test_a_board_can_only_answer_for_its_own_variants(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sites = [Site(LOCAL, boards.machine(), "arm", label) for label in ("@good", "@bad")]
@@ -617,7 +616,7 @@ def test_a_board_answers_for_its_own_variants_alone(
     assert (second.name, second.status, second.reason) == ("fp32-cpu@bad", "crashed", "localreturned no result for it")
 
 
-def test_a_new_program_does_not_take_up_what_an_old_one_made(
+def test_a_new_program_does_not_resume_the_job_of_an_old_one(
     here: Board, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transport = here._link.transport
@@ -673,7 +672,7 @@ def test_stopping_ends_a_hung_process_in_a_session_of_its_own(here: Board, tmp_p
 
 
 def test_files_that_were_used_least_recently_are_removed(here: Board, tmp_path: Path) -> None:
-    """Never those of this request, nor a job's."""
+    """Files of this request or of a job are never removed."""
     here.put([])
     agent = home_of(here) / here._there.program / "agent.py"
     agent.write_text(agent.read_text().replace("KEEP_BYTES = 2 << 30", "KEEP_BYTES = 250"))
@@ -692,7 +691,7 @@ def test_files_that_were_used_least_recently_are_removed(here: Board, tmp_path: 
     assert [path.is_file() for path in kept] == [True, True, False, True, True]
 
 
-def test_polite_ends_stop_a_job(here: Board, tmp_path: Path, model: Path) -> None:
+def test_sigterm_stops_a_job(here: Board, tmp_path: Path, model: Path) -> None:
     """SIGTERM of the job's group, as `devices clean` sends it, leaves no process behind."""
     here.put([])
     started = threading.Event()
@@ -748,7 +747,7 @@ def platform(machine: str, libc: list[str]) -> Platform:
         (["", ""], "aarch64", "musllinux_1_2_aarch64", "musllinux_1_1_aarch64"),
     ],
 )
-def test_wheels_are_asked_for_by_every_tag_that_fits(libc: list[str], machine: str, first: str, last: str) -> None:
+def test_wheels_are_requested_with_every_fitting_tag(libc: list[str], machine: str, first: str, last: str) -> None:
     tags = wheels._tags(platform(machine, libc))
     assert (tags[0], tags[-1]) == (first, last)
 
@@ -762,10 +761,10 @@ def test_wheels_that_do_not_exist_are_an_error(tmp_path: Path, monkeypatch: pyte
     assert not list(tmp_path.rglob(".part-*"))
 
 
-def test_a_clock_that_is_fifty_years_late_changes_nothing(
+def test_a_clock_that_is_fifty_years_late_is_no_problem(
     here: Board, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A board without a battery and a network begins in 1970."""
+    """The clock of a board without a battery and a network starts in 1970."""
     late = tmp_path / "late"
     late.mkdir()
     (late / "sitecustomize.py").write_text("import time\ntime.time = lambda: 1e6\n")
@@ -778,6 +777,37 @@ def test_a_clock_that_is_fifty_years_late_changes_nothing(
     monkeypatch.setattr(Shell, "command", command)
     assert here.about.time == 1e6
     assert here.run_job(job(tmp_path, model)).variants[0].status == "ok"
+
+
+@pytest.mark.parametrize("name", ["inside/x/y", "inside", "n" * 300, "a/" * 3000 + "b"])
+def test_a_name_that_no_file_can_have_is_refused(name: str, tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as made:
+        for each in ("inside/x", name):
+            made.addfile(tarfile.TarInfo(each))
+    archive.seek(0)
+    with tarfile.open(fileobj=archive, mode="r|") as opened:
+        first, bad = iter(opened), None
+        unpack(opened, next(first), tmp_path)
+        bad = next(first)
+        with pytest.raises(ValueError, match=r"cannot be the name of a file|outside the folder"):
+            unpack(opened, bad, tmp_path)
+
+
+def test_a_disk_that_is_full_while_files_of_a_board_arrive_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as made:
+        made.addfile(tarfile.TarInfo("x"))
+    archive.seek(0)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with tarfile.open(fileobj=archive, mode="r|") as opened, pytest.raises(StorageError, match="No space left"):
+        unpack(opened, next(iter(opened)), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/ncnnkit-outside", "a/../../outside", "."])

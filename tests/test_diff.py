@@ -1,4 +1,4 @@
-"""Runs beside each other: conditions, tables, Markdown, JUnit, and the page of several runs."""
+"""Comparisons of runs: conditions, tables, Markdown, JUnit, and the page of several runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ncnnkit.report.several import NamedRun, render_comparison, tradeoff
 
 
 def slower(**changes: Any) -> dict[str, Any]:
-    """The sample run, with its int8-cpu 1.2 times as slow and 1 dB less exact."""
+    """The sample run with an int8-cpu that is 1.2 times as slow and has 1 dB less."""
     run = copy.deepcopy(sample_run())
     int8 = run["variants"][3]
     for key in ("min", "p25", "median", "p75", "p90"):
@@ -80,8 +80,8 @@ def test_the_conditions_of_the_documentation_can_be_read(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("int8.latency", "it has none of > >= < <="),
-        ("int8.latency == 5", "== is none of > >= < <="),
+        ("int8.latency", "it has no > >= < or <="),
+        ("int8.latency == 5", "== is not one of > >= < <="),
         ("latency > 5", "'latency' is not VARIANT.FIGURE"),
         ("int8.latency > fast", "'fast' is not a number with one of the units x, ms, MB, dB, %"),
         ("int8.latency > 5s", "'5s' is not a number"),
@@ -91,10 +91,10 @@ def test_the_conditions_of_the_documentation_can_be_read(text: str) -> None:
         ("int8.latency > 5%", "latency is not in % (it is in ms)"),
         ("int8.latency > +1.1x", "a factor has no sign (write 1.1x)"),
         ("int9.latency > 1.1x", "no variant is called 'int9' (one of recommended, fp32-cpu, fp16-cpu,"),
-        ("", "it has none of > >= < <="),
+        ("", "it has no > >= < or <="),
     ],
 )
-def test_a_wrong_condition_is_told_what_is_wrong(text: str, said: str) -> None:
+def test_a_wrong_condition_is_an_error_with_the_reason(text: str, said: str) -> None:
     with pytest.raises(RecipeError) as error:
         judged(text)
     assert error.value.line().startswith(f"fail-if {text!r}: ")
@@ -108,7 +108,7 @@ def test_a_variant_that_no_longer_runs_fails_every_condition() -> None:
     )
     assert judged("int8.latency > 9x", after) == (True, "latency is not known in the second run: signal 11")
     assert judged("int8.sqnr < 1", after) == (True, "SQNR is not known in the second run: signal 11")
-    # What never ran is no reference, but may be judged by itself.
+    # A variant that never ran cannot be the reference, but can be judged by absolute bounds.
     assert judged("int8.latency > 9x", sample_run(), after) == (
         True, "latency is not known in the first run: signal 11",
     )  # fmt: skip
@@ -146,7 +146,7 @@ def test_the_variants_of_a_board_have_dots() -> None:
 # --------------------------------------------------------------------------------------------------------- changes
 
 
-def test_what_changed_and_for_better_or_worse() -> None:
+def test_changes_are_marked_as_better_or_worse() -> None:
     found = compare_runs(as_run(sample_run()), as_run(slower()))
     row = next(row for row in found.rows if row.name == "int8-cpu")
     latency, sqnr = row.changes["latency"], row.changes["sqnr"]
@@ -178,7 +178,7 @@ def test_a_variant_of_one_run_only_and_one_that_crashed() -> None:
     assert str(rows["bf16-cpu"].changes["latency"]) == "12.8 ms → –"
 
 
-def test_what_makes_runs_hard_to_compare_is_said() -> None:
+def test_differences_that_hinder_a_comparison_are_reported() -> None:
     after = slower(recommended="mixed-cpu")
     after["model"]["name"] = "other"
     after["images"]["evaluation"] = 40
@@ -189,7 +189,7 @@ def test_what_makes_runs_hard_to_compare_is_said() -> None:
         "the models are different: tiny and other",
         "rock5b has another processor: Rockchip RK3588, then Another; the times cannot be compared",
         "rock5b has another ncnn: 1.0.20260101, then 1.0.20270101",
-        "the errors are of 30, then of 40 images",
+        "the errors were measured on 30 images, then on 40 images",
         "the recommendation was int8-cpu and is mixed-cpu",
     ]
 
@@ -239,7 +239,7 @@ def typed(*words: str) -> Any:
     return CliRunner().invoke(app, [*words], env={"COLUMNS": "200"})
 
 
-def test_diff_ends_with_5_where_a_condition_fails(folders: Path) -> None:
+def test_diff_exits_with_5_if_a_condition_fails(folders: Path) -> None:
     good = typed("diff", "before", "after", "--fail-if", "int8.latency > 1.3x")
     assert good.exit_code == 0, good.output
     assert "pass  int8.latency > 1.3x: 6.28 ms" in good.output
@@ -273,7 +273,7 @@ def test_diff_as_json(folders: Path) -> None:
         (["report", "before", "-o", "x.html"], "report.html of a run is written into its folder"),
     ],
 )
-def test_a_wrong_command_ends_with_3(folders: Path, words: list[str], said: str) -> None:
+def test_a_wrong_command_exits_with_3(folders: Path, words: list[str], said: str) -> None:
     done = typed(*words)
     assert done.exit_code == 3
     assert said in " ".join(done.output.split())

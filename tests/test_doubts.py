@@ -1,4 +1,4 @@
-"""Preprocessing that cannot be meant is named, with its cause and what to change."""
+"""Implausible preprocessing is reported, with its cause and the fix."""
 
 from __future__ import annotations
 
@@ -28,18 +28,21 @@ def doubts(preprocess: Preprocess) -> list[str]:
 @pytest.mark.parametrize(
     ("preprocess", "said"),
     [
-        (Preprocess(mean=(127.0,), std=(128.0,)), r"the mean 127.* is one of pixels .*--divisor 1"),
-        (Preprocess(mean=(0.5,), std=(58.0,)), r"the std 58.* is one of pixels .*--divisor 1"),
+        (Preprocess(mean=(127.0,), std=(128.0,)), r"the mean 127.* belongs to pixels .*--divisor 1"),
+        (Preprocess(mean=(0.5,), std=(58.0,)), r"the std 58.* belongs to pixels .*--divisor 1"),
         (
             Preprocess(mean=(0.485, 0.456, 0.406), std=(0.01712475, 0.017507, 0.01742919)),
-            r"looks like a norm of ncnn, .*give --std 58\.\d.* and --divisor 1",
+            r"looks like a norm value of ncnn, .*give --std 58\.\d.* and --divisor 1",
         ),
-        (Preprocess(mean=(123.7, 116.3, 103.5), std=(0.01712475, 0.017507, 0.01742919), divisor=1), "a norm of ncnn"),
+        (
+            Preprocess(mean=(123.7, 116.3, 103.5), std=(0.01712475, 0.017507, 0.01742919), divisor=1),
+            "a norm value of ncnn",
+        ),
         (Preprocess(divisor=10000.0), r"nearly a constant: check --divisor"),
         (Preprocess(divisor=1.0), r"range above 100: check --divisor, --mean and --std"),
     ],
 )
-def test_what_cannot_be_meant_is_said_with_the_fix(preprocess: Preprocess, said: str) -> None:
+def test_implausible_preprocessing_is_reported_with_the_fix(preprocess: Preprocess, said: str) -> None:
     (sentence,) = doubts(preprocess)
     assert sentence.startswith("input 'x': ")
     assert re.search(said, sentence)
@@ -71,11 +74,11 @@ def test_arrays_of_raw_pixels() -> None:
 def test_samples_that_are_all_alike() -> None:
     one = np.random.default_rng(1).random((1, 3, 8, 8))
     (said,) = arrays(np.repeat(one, 5, axis=0))
-    assert said == "input 'x': the first 5 samples are all alike; errors measured on them say nothing"
+    assert said == "input 'x': the first 5 samples are all alike; errors measured on them are not meaningful"
     assert arrays(one) == []
 
 
-def test_token_ids_are_no_pixels() -> None:
+def test_token_ids_are_not_pixels() -> None:
     ids = np.random.default_rng(1).integers(0, 30000, (4, 3, 8, 8))
     assert arrays(ids, spec=InputSpec("ids", (3, 8, 8), "int64")) == []
     assert len(arrays(ids)) == 1

@@ -1,4 +1,4 @@
-"""The emulated board of scripts/emulated-board: what the tests that use it take for granted."""
+"""The emulated board of scripts/emulated-board: the properties on which other tests rely."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from conftest import BOARD
 pytestmark = pytest.mark.board
 
 ASIMDDP = 1 << 20
-"""The bit of Linux's AT_HWCAP by which ncnn chooses its kernels with dot product."""
+"""The bit of Linux's AT_HWCAP with which ncnn selects its kernels with dot products."""
 
 
 def on_board(command: str, user: str = "board") -> str:
@@ -48,7 +48,7 @@ def test_it_cannot_download() -> None:
     )
 
 
-def test_a_user_whose_disk_is_soon_full() -> None:
+def test_a_user_with_a_small_disk() -> None:
     assert "No space left" in on_board("head -c 17000000 /dev/zero 2>&1 >full || rm full", "small")
 
 

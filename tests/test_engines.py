@@ -1,4 +1,4 @@
-"""Other engines: what they make of a network, what they compute, and what a run says of them."""
+"""Other engines: their models, their outputs, and their records in a run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ USUAL = Requirements.parse(["cosine>=0.999"])
 
 
 def write_network(path: Path, *, batch: int | str = 1) -> Path:
-    """A network with an image as one output and a vector as the other; their names are hard for file systems."""
+    """A network with an image and a vector as outputs. Their names are difficult for file systems."""
     rng = np.random.default_rng(0)
     weights = {
         "w1": rng.standard_normal((8, 3, 3, 3)) / 5, "b1": rng.standard_normal(8) / 10,
@@ -87,7 +87,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def served(name: str, precision: str, folder: Path) -> tuple[list[Array], tuple[Array, ...]]:
-    """What a serving process with this engine answers for some samples; the original's outputs are the reference."""
+    """Check the answers of a serving process with this engine against the outputs of the original."""
     source = open_model(str(folder / "m.onnx"))
     home = folder / f"{name}-{precision}"
     home.mkdir()
@@ -111,7 +111,7 @@ def served(name: str, precision: str, folder: Path) -> tuple[list[Array], tuple[
 @pytest.mark.parametrize("name", INSTALLED)
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 90.0), ("int8", 15.0)])
 def test_an_engine_computes_the_network(name: str, precision: str, least: float, prepared: Path) -> None:
-    """The original's shapes and order of outputs, without a batch axis, whatever the engine's own layout."""
+    """Outputs have the shapes and the order of the original, without a batch axis, for any layout of the engine."""
     outputs, reference = served(name, precision, prepared)
     assert [output.shape for output in outputs] == [(6, *SIDES), (5,)]
     for ours, theirs in zip(outputs, reference, strict=True):
@@ -120,7 +120,7 @@ def test_an_engine_computes_the_network(name: str, precision: str, least: float,
 
 
 def test_the_engines_of_ci_are_installed() -> None:
-    """Else this file would test nothing."""
+    """Otherwise this file would test nothing."""
     assert {"onnxruntime", "openvino", "mnn"} <= set(INSTALLED)
 
 
@@ -132,8 +132,8 @@ def test_an_engine_that_is_not_installed_is_an_error_before_any_work(monkeypatch
     assert ENGINES["onnxruntime"] in chosen_engines(["all"])
 
 
-def test_what_an_engine_cannot_make_is_a_row_with_its_reason(prepared: Path, tmp_path: Path) -> None:
-    """A converter that is missing, a tool that fails, and one that crashes: the others go on."""
+def test_a_model_that_an_engine_cannot_make_is_a_row_with_the_reason(prepared: Path, tmp_path: Path) -> None:
+    """A missing converter, a tool that fails, and a tool that crashes. The other models are still made."""
 
     class Broken(Engine):
         name, title, package, module = "onnxruntime", "Broken", "onnxruntime", "onnxruntime"
@@ -163,7 +163,7 @@ def test_what_an_engine_cannot_make_is_a_row_with_its_reason(prepared: Path, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration", "damaged.onnx"]
 
 
-def test_an_ncnn_original_has_no_other_engine(tmp_path: Path) -> None:
+def test_an_ncnn_original_has_no_other_engines(tmp_path: Path) -> None:
     ncnnfile.save(small(), tmp_path / "m.param")
     found = original_for_engines(open_model(str(tmp_path / "m.param")), {}, tmp_path)
     assert found.onnx is None
@@ -179,7 +179,7 @@ def test_a_file_for_engines_has_the_shapes_of_the_run(prepared: Path, tmp_path: 
 
 
 def test_mnns_tools_are_never_imported() -> None:
-    """That module installs a package with pip, and reports what was converted to a server."""
+    """That module installs a package with pip, and sends statistics about conversions to a server."""
     for path in Path(PROGRAM, "engines").glob("*.py"):
         words = path.read_text(encoding="utf-8").replace("``MNN.tools`` must not be imported", "")
         assert "MNN.tools" not in words
@@ -200,7 +200,7 @@ def finished(prepared: Path) -> nk.Result:
     return nk.open_run(prepared / "out")
 
 
-def test_engines_are_rows_beside_ncnn(finished: nk.Result) -> None:
+def test_engines_are_rows_like_ncnn(finished: nk.Result) -> None:
     rows = {v.name: v for v in finished.variants}
     assert {"fp32-cpu", "int8-cpu", "onnxruntime-fp32-cpu", "openvino-int8-cpu", "mnn-int8-cpu"} <= rows.keys()
     for name in ("onnxruntime-fp32-cpu", "openvino-fp32-cpu", "mnn-fp32-cpu"):
@@ -219,7 +219,7 @@ def test_engines_are_rows_beside_ncnn(finished: nk.Result) -> None:
 
 
 def test_an_engine_that_computes_something_else_is_a_fallback(finished: nk.Result) -> None:
-    """MNN takes bf16 as a hint: on a CPU without it, its outputs are those of fp32."""
+    """MNN uses bf16 as a hint. On a CPU without bf16, its outputs equal those of fp32."""
     row = {v.name: v for v in finished.variants}["mnn-bf16-cpu"]
     if row.status == "fallback":
         assert row.reason.startswith("the outputs are bitwise equal to those of fp32")
@@ -228,14 +228,14 @@ def test_an_engine_that_computes_something_else_is_a_fallback(finished: nk.Resul
         assert (row.accuracy.sqnr_db or 0) < 70, "bf16 has eight bits"
 
 
-def test_a_gpu_that_is_not_there_is_skipped(finished: nk.Result) -> None:
+def test_a_missing_gpu_is_skipped(finished: nk.Result) -> None:
     if not local_site().has_gpu:
         rows = [v for v in finished.variants if v.engine == "mnn" and v.backend != "cpu"]
         assert {v.backend for v in rows} == {"vulkan", "opencl"}
         assert {(v.status, v.reason) for v in rows} == {("skipped", "there is no GPU")}
 
 
-def test_the_record_says_how_each_model_was_made(finished: nk.Result) -> None:
+def test_the_record_describes_how_each_model_was_made(finished: nk.Result) -> None:
     document = finished.run
     assert document.engines_compared
     files = set(document.files)
@@ -250,7 +250,7 @@ def test_the_record_says_how_each_model_was_made(finished: nk.Result) -> None:
     assert "static QDQ" in page
 
 
-def test_programs_are_made_for_ncnn_alone(finished: nk.Result) -> None:
+def test_programs_are_only_made_for_ncnn(finished: nk.Result) -> None:
     with pytest.raises(ModelError, match="another engine"):
         choose(finished.run, "mnn-fp32-cpu", Path(finished.folder))
 
@@ -286,7 +286,7 @@ def test_without_a_recommendation_another_engine_may_be_the_choice() -> None:
     assert said.startswith("ncnn is not the best choice here")
 
 
-def test_no_engine_no_sentence() -> None:
+def test_without_engines_there_is_no_comparison() -> None:
     assert compare_engines([row("fp32-cpu", 10.0)], "fp32-cpu", USUAL) == ""
 
 
@@ -298,7 +298,7 @@ def test_an_npu_is_a_paragraph_with_its_source() -> None:
     assert about_npu("bcm2712") == about_npu(None) == ""
 
 
-def test_kernels_are_those_of_the_cpu() -> None:
+def test_kernels_follow_from_the_cpu() -> None:
     site = local_site()
     arm, dot = kernels_of(replace_machine(site, machine="aarch64", cpu_features=["int8-dot-product"]))
     assert (arm, dot) == (True, True)

@@ -1,4 +1,4 @@
-"""Channel scale migration: the network computes what it did, ranges come closer, what must stay stays."""
+"""Channel scale migration: the network computes the same, ranges become more equal, and fixed blobs stay."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ FIXED = {
 
 
 def uneven(text: str, seed: int = 0) -> Graph:
-    """A network whose channels differ in size by up to two hundred times."""
+    """A network with channels that differ in size by factors up to two hundred."""
     graph = network(text, seed)
     rng = np.random.default_rng(seed + 1)
     for layer in graph.layers:
@@ -113,7 +113,7 @@ def assert_equal(graph: Graph, changed: Graph, inputs: Array) -> None:
 
 
 def channel_ranges(graph: Graph, inputs: Array) -> Mapping[str, Array]:
-    """From all of the inputs."""
+    """The ranges over all inputs."""
     return observe(graph, stream(inputs), histograms=False, channels=range(len(inputs)), threads=1).channels
 
 
@@ -126,7 +126,7 @@ def spread(ranges: Mapping[str, Array], blob: str) -> float:
 
 
 @pytest.mark.parametrize("kind", CHAINS)
-def test_the_network_computes_what_it_did(kind: str) -> None:
+def test_the_network_computes_the_same(kind: str) -> None:
     graph, inputs = uneven(CHAINS[kind]), samples(3, (4, 5, 6))
     changed = migrate(graph, channel_ranges(graph, inputs), 0.5)
     assert changed != graph
@@ -139,7 +139,7 @@ def test_the_network_computes_what_it_did(kind: str) -> None:
     st.lists(st.floats(0, 1e6) | st.just(float("nan")), min_size=1, max_size=9),
 )
 @settings(deadline=None, max_examples=6)
-def test_the_network_stays_equal_whatever_the_ranges(kind: str, strength: float, values: list[float]) -> None:
+def test_the_network_computes_the_same_for_any_ranges(kind: str, strength: float, values: list[float]) -> None:
     graph = small() if kind == "small" else uneven(CHAINS[kind])
     inputs = samples(1, (3, 16, 16) if kind == "small" else (4, 5, 6))
     ranges = {blob: np.resize(values, len(numbers)) for blob, numbers in Channels(graph).blobs.items()}
@@ -162,7 +162,7 @@ def test_the_given_graph_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize("kind", FIXED)
-def test_what_is_not_homogeneous_keeps_its_blobs(kind: str) -> None:
+def test_layers_that_are_not_homogeneous_keep_their_blobs(kind: str) -> None:
     graph = uneven(FIXED[kind])
     ranges = {blob: np.arange(1.0, len(n) + 1) for blob, n in Channels(graph).blobs.items()}
     scales = channel_scales(graph, ranges, 0.5)
@@ -170,7 +170,7 @@ def test_what_is_not_homogeneous_keeps_its_blobs(kind: str) -> None:
     assert touched
     assert all((scales[blob] == 1).all() for blob in {*touched, "in0", "out0"} & scales.keys())
     changed = migrate(graph, ranges, 0.5)
-    rows = graph.layer("m").get("num_output")  # the columns of m change, as its input moves, but not its rows
+    rows = graph.layer("m").get("num_output")  # the columns of m change with its input, but not its rows
     before, after = (g.layer("m").array("weight").reshape(rows, -1) for g in (graph, changed))
     ratio = after / before
     assert np.allclose(ratio, ratio[:1], rtol=1e-5)
@@ -211,7 +211,7 @@ def test_a_sum_ties_its_sides_and_a_concat_its_parts() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))
-def test_components_are_those_of_a_plain_search(pairs: list[tuple[int, int]]) -> None:
+def test_components_equal_those_of_a_plain_search(pairs: list[tuple[int, int]]) -> None:
     expected = list(range(20))
     for _ in expected:
         for a, b in pairs:

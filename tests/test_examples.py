@@ -1,4 +1,4 @@
-"""The examples of a run: which samples they are, and how near each variant came."""
+"""The examples of a run: the chosen samples, and the SQNR of each variant."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_slow_variant_is_compared_on_the_samples_that_it_ran(images: ImageSet,
     assert found.sqnr_db["int8-vulkan"] == pytest.approx(10 * math.log10(signal / (10 * 0.01**2)), abs=1e-3)
 
 
-def test_examples_are_the_files_and_what_the_original_made_of_them(images: ImageSet, tmp_path: Path) -> None:
+def test_examples_are_files_with_the_originals_outputs(images: ImageSet, tmp_path: Path) -> None:
     exact = [np.arange(10, dtype=np.float32) + i for i in range(7)]
     near = [array + np.float32(0.01) for array in exact]
     reference = outputs(exact, tmp_path / "a")
@@ -71,7 +71,7 @@ def test_examples_are_the_files_and_what_the_original_made_of_them(images: Image
 
 
 def test_an_array_is_kept_as_a_program_takes_it(tmp_path: Path) -> None:
-    """A program normalises arrays itself where the card says so."""
+    """A program normalises arrays itself if the card says so."""
     given = np.full((2, 3, 4, 4), 3.0, np.float32)
     np.save(tmp_path / "x.npy", given)
     how = Preprocess(mean=(1.0,), std=(2.0,), divisor=1.0, color="array", arrays=True)
@@ -82,7 +82,7 @@ def test_an_array_is_kept_as_a_program_takes_it(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(io.BytesIO(found.files[0][1])), given[0])
 
 
-def test_of_several_inputs_each_has_a_file(images: ImageSet, tmp_path: Path) -> None:
+def test_each_of_several_inputs_has_a_file(images: ImageSet, tmp_path: Path) -> None:
     """An image and the row of an array."""
     np.save(tmp_path / "n.npy", np.arange(7, dtype=np.float32)[:, None])
     specs = [InputSpec("image", (3, 16, 16)), InputSpec("number", (1,))]
@@ -97,7 +97,7 @@ def test_of_several_inputs_each_has_a_file(images: ImageSet, tmp_path: Path) -> 
         assert row.placement == images.placement(index)
 
 
-def test_of_tiles_the_first_of_an_image_is_an_example(images: ImageSet, tmp_path: Path) -> None:
+def test_the_first_tile_of_an_image_is_an_example(images: ImageSet, tmp_path: Path) -> None:
     """Images of 40x30 are six tiles of 16x16."""
     found = open_images(tmp_path / "images", Preprocess(crop=Tiles((16, 16))), [InputSpec("in0", (3, 16, 16))])
     assert len(found) == 7 * 6
@@ -118,7 +118,7 @@ def test_an_image_without_an_ending_is_an_example(images: ImageSet, tmp_path: Pa
     assert [row.files[0][0] for row in Examples.load(tmp_path / EXAMPLES).rows] == [".img", ".img", ".png"]
 
 
-def test_what_is_too_large_is_no_example(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_sample_is_not_an_example(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = outputs([np.zeros(10, np.float32)] * 7, tmp_path / "a")
     monkeypatch.setattr("ncnnkit.measure.examples.OUTPUT_BYTES", 39)
     assert choose_examples(images, reference, {}).rows == ()

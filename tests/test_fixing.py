@@ -53,7 +53,7 @@ def test_an_input_that_is_a_constant_selects_the_branch(two_rates: Path, rate: i
     assert said == [f"input 'rate' is always {rate}"]
 
 
-def test_a_branch_that_an_input_selects_is_refused_with_what_to_do(two_rates: Path) -> None:
+def test_a_branch_selected_by_an_input_is_refused_with_a_hint(two_rates: Path) -> None:
     with pytest.raises((ConvertError, ModelError)) as raised:
         ncnnkit.convert(two_rates)
     assert "rate" in str(raised.value)
@@ -80,11 +80,11 @@ def test_texts_of_the_option() -> None:
 
 
 @pytest.mark.parametrize("number", [16000.5, 1e30])
-def test_a_number_that_the_input_cannot_be_is_refused(two_rates: Path, number: float) -> None:
+def test_an_invalid_number_for_an_input_is_refused(two_rates: Path, number: float) -> None:
     with pytest.raises(ModelError, match="'rate' is int64: it cannot be"):
         open_model(two_rates, fix={"rate": number})
 
 
-def test_some_input_must_be_left(two_rates: Path) -> None:
+def test_at_least_one_input_must_remain(two_rates: Path) -> None:
     with pytest.raises(ModelError, match="every input is fixed"):
         open_model(two_rates, fix={"rate": 8000, "sound": 1})

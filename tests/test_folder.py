@@ -1,4 +1,4 @@
-"""The run folder: all of a run or nothing of it, whatever goes wrong and whenever."""
+"""The run folder: it contains a complete run or nothing of it, whatever fails at any time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEW = {**NEW_RUN, **USERS}
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Name -> text, or the content of a folder; hidden files too."""
+    """Name -> text, or the content of a folder; including hidden files."""
     return {path.name: content(path) if path.is_dir() else path.read_text() for path in folder.iterdir()}
 
 
@@ -48,7 +48,7 @@ def fill(folder: Path, files: dict[str, str]) -> None:
 
 
 def attempt(out: Path, work: Callable[[Path], Any]) -> None:
-    """A run that makes the new files and then does this in its folder."""
+    """A run that writes the new files and then calls this function in its folder."""
     with staging(out) as folder:
         fill(folder, NEW_RUN)
         work(folder)
@@ -85,7 +85,7 @@ def test_everything_appears_at_the_end(place: str, tmp_path: Path) -> None:
     assert content(tmp_path).keys() == {place.split("/")[0]}
 
 
-def test_a_new_run_replaces_the_old_one_and_leaves_what_is_the_users(out: Path) -> None:
+def test_a_new_run_replaces_the_old_one_and_keeps_the_users_files(out: Path) -> None:
     with staging(out) as folder:
         fill(folder, NEW_RUN)
     assert content(out) == NEW
@@ -98,7 +98,7 @@ def test_a_run_of_another_version_is_replaced_too(out: Path) -> None:
     assert content(out) == NEW
 
 
-def test_the_old_run_json_goes_first_and_the_new_one_comes_last(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_json_is_moved_out_first_and_moved_in_last(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moves: list[tuple[str, str]] = []
     replace = os.replace
 
@@ -161,13 +161,13 @@ def test_a_failure_leaves_the_old_run(failure: BaseException, out: Path) -> None
     assert os.listdir(out.parent) == ["out"]
 
 
-def test_a_failure_leaves_no_folder_that_was_not_there(tmp_path: Path) -> None:
+def test_a_failure_leaves_no_new_folder(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         attempt(tmp_path / "deep" / "er" / "out", raising(KeyboardInterrupt()))
     assert content(tmp_path) == {}
 
 
-def test_a_failure_leaves_what_others_put_into_a_new_folder(tmp_path: Path) -> None:
+def test_a_failure_keeps_files_that_others_put_into_a_new_folder(tmp_path: Path) -> None:
     def work(folder: Path) -> None:
         fill(tmp_path / "out", {"theirs": "x"})
         raise KeyboardInterrupt
@@ -183,7 +183,7 @@ MOVES = len(NEW_RUN) + len(OLD_RUN) + 1  # one decides
 @pytest.mark.parametrize("before", [True, False], ids=["before the move", "after it"])
 @pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()], ids=["EIO", "^C"])
 @pytest.mark.parametrize("at", range(MOVES))
-def test_a_failure_while_moving_takes_everything_back(
+def test_a_failure_while_moving_is_undone_completely(
     at: int, failure: BaseException, before: bool, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace = os.replace
@@ -203,7 +203,7 @@ def test_a_failure_while_moving_takes_everything_back(
     assert next(count) > at
 
 
-def test_that_many_moves_there_are(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_moves_is_known(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moves: list[Path] = []
     replace = os.replace
 
@@ -263,7 +263,7 @@ def test_out_may_be_a_mount_point(tiny: Path) -> None:
     assert content(tiny) == NEW
 
 
-def test_numpy_tells_a_full_disk_in_words_only(out: Path) -> None:
+def test_numpys_error_for_a_full_disk_has_no_number(out: Path) -> None:
     with pytest.raises(StorageError, match="the disk is full"), staging(out):
         raise OSError("100000 requested and 8144 written")
 
@@ -296,7 +296,7 @@ def test_a_file_of_the_users_is_found_before_any_work(tmp_path: Path) -> None:
     ["a", ["../theirs", "/tmp/theirs", "", ".", "..", "folder", ".ncnnkit", 3, None], {"a": 1}, None],
     ids=["text", "no names of files", "object", "null"],
 )
-def test_a_strangers_run_json_disposes_of_nothing_else(listed: Any, tmp_path: Path) -> None:
+def test_an_untrusted_run_json_removes_no_other_files(listed: Any, tmp_path: Path) -> None:
     fill(tmp_path, {"theirs": "x"})
     home = tmp_path / "home"
     (home / "folder").mkdir(parents=True)
@@ -325,10 +325,10 @@ def test_a_run_does_not_remove_what_it_reads(way: str, out: Path, monkeypatch: p
 
 
 def killed(work: Callable[[], Any], at: int, before: bool) -> bool:
-    """Do this in a child process that is killed at one of its changes to the file system, or before it.
+    """Call this function in a child process that is killed at, or just before, one of its file system changes.
 
     Returns:
-        Whether it was; False where there are not that many changes.
+        Whether it was killed; False if there are fewer changes.
     """
     child = os.fork()
     if child == 0:
@@ -360,7 +360,7 @@ def killed(work: Callable[[], Any], at: int, before: bool) -> bool:
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the change", "after it"])
-def test_killed_at_any_moment_one_run_stands_whole(before: bool, out: Path, tmp_path: Path) -> None:
+def test_after_a_kill_at_any_moment_one_run_is_complete(before: bool, out: Path, tmp_path: Path) -> None:
     at, found = 0, []
     while killed(lambda: attempt(out, lambda folder: None), at, before):
         left = out.parent / f"left-{at}"
@@ -371,7 +371,7 @@ def test_killed_at_any_moment_one_run_stands_whole(before: bool, out: Path, tmp_
         assert read in (OLD, NEW), f"killed at {at}"
         found.append(read == NEW)
 
-        # Killed while it recovers, and at once again, the next still finds one of the two.
+        # Even if recovery is killed repeatedly, the next process still finds one of the two runs.
         for shift in range(100):
             shutil.rmtree(out)
             shutil.copytree(left, out)
@@ -381,7 +381,7 @@ def test_killed_at_any_moment_one_run_stands_whole(before: bool, out: Path, tmp_
             again = {name: text for name, text in content(out).items() if not name.startswith(".")}
             assert again == read, f"killed at {at}, then at {shift}"
 
-        # A later run finds its way and leaves nothing of the dead ones.
+        # A later run succeeds, and nothing of the killed runs is left.
         third = run_of("third", "report.html", "net-bf16.param")
         with staging(out) as folder:
             fill(folder, third)
@@ -433,7 +433,7 @@ def test_a_second_run_into_the_folder_is_refused_at_once(out: Path) -> None:
 
 
 def test_runs_that_end_together_do_not_mix(tmp_path: Path) -> None:
-    """Processes that write into one folder again and again: each is refused or replaces it whole."""
+    """Processes that write into one folder repeatedly. Each is refused, or replaces the whole run."""
     out, children = tmp_path / "out", []
     for number in range(4):
         child = os.fork()
@@ -460,7 +460,7 @@ def test_runs_that_end_together_do_not_mix(tmp_path: Path) -> None:
     }
 
 
-def test_a_lock_and_a_folder_of_a_dead_process_are_no_hindrance(out: Path) -> None:
+def test_a_lock_and_a_folder_of_a_dead_process_do_not_block(out: Path) -> None:
     (out / ".ncnnkit" / "new").mkdir(parents=True)
     fill(out / ".ncnnkit" / "new", {"half.param": "torn"})
     fill(out, {".ncnnkit.lock": ""})
@@ -480,7 +480,7 @@ def test_a_folder_that_cannot_be_locked_is_named(out: Path, monkeypatch: pytest.
     assert {name: text for name, text in content(out).items() if name != ".ncnnkit.lock"} == OLD
 
 
-def test_where_going_back_fails_too_the_next_process_completes(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_undoing_fails_too_the_next_process_completes_the_run(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace, count = os.replace, iter(range(1000))
 
     def fail(source: Path, target: Path) -> None:
@@ -506,7 +506,7 @@ def test_one_file_of_a_run_is_replaced(out: Path) -> None:
     assert content(out) == {**OLD, "report.html": "again"}
 
 
-def test_one_file_stays_where_writing_it_fails(out: Path) -> None:
+def test_one_file_stays_if_writing_it_fails(out: Path) -> None:
     def write() -> None:
         with replacing(out, "report.html") as path:
             path.write_text("hal")
@@ -526,7 +526,7 @@ def test_one_file_of_the_users_is_not_replaced(out: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["file", "file/out", "file/deep/out"])
-def test_a_file_is_no_run_folder(place: str, tmp_path: Path) -> None:
+def test_a_file_is_not_a_run_folder(place: str, tmp_path: Path) -> None:
     fill(tmp_path, {"file": "x"})
     with pytest.raises(StorageError) as error, staging(tmp_path / place):
         pytest.fail("nothing may run")
@@ -534,7 +534,7 @@ def test_a_file_is_no_run_folder(place: str, tmp_path: Path) -> None:
     assert content(tmp_path) == {"file": "x"}
 
 
-def test_a_name_that_is_too_long_is_told_at_once(tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_is_reported_at_once(tmp_path: Path) -> None:
     says = r"cannot be written: .+ \(choose another --out\)"
     with pytest.raises(StorageError, match=says), staging(tmp_path / "new" / ("x" * 300)):
         pytest.fail("nothing may run")
@@ -542,7 +542,7 @@ def test_a_name_that_is_too_long_is_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS], ids=errno.errorcode.get)
-def test_a_folder_that_may_not_be_written_is_told_at_once(
+def test_a_folder_without_write_permission_is_reported_at_once(
     number: int, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, *args: Any, **options: Any) -> None:
@@ -556,7 +556,7 @@ def test_a_folder_that_may_not_be_written_is_told_at_once(
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_told_at_once(out: Path) -> None:
+def test_a_read_only_folder_is_reported_at_once(out: Path) -> None:
     out.chmod(0o500)
     try:
         with pytest.raises(StorageError, match="cannot be written: Permission denied"), staging(out):
@@ -565,7 +565,7 @@ def test_a_read_only_folder_is_told_at_once(out: Path) -> None:
         out.chmod(0o700)
 
 
-def test_a_refusal_elsewhere_is_not_blamed_on_out(out: Path) -> None:
+def test_an_error_elsewhere_is_not_attributed_to_out(out: Path) -> None:
     refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/data/images/1.jpg")
     with pytest.raises(PermissionError) as error, staging(out):
         raise refusal
@@ -575,7 +575,7 @@ def test_a_refusal_elsewhere_is_not_blamed_on_out(out: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- run.json
 
 
-def test_a_run_comes_back(tmp_path: Path) -> None:
+def test_a_saved_run_is_loaded_again(tmp_path: Path) -> None:
     run = as_run(sample_run())
     save_run(run, tmp_path / "run.json")
     assert load_run(tmp_path) == load_run(tmp_path / "run.json") == run

@@ -11,7 +11,7 @@ from ncnnkit.source.forked import run_forked
 
 
 def test_a_child_does_not_collect_the_garbage_of_its_parent(tmp_path: Path) -> None:
-    """What ends threads when it is destroyed, such as a session of ONNX Runtime, waits forever where they are not."""
+    """A destructor that joins threads, as in an ONNX Runtime session, waits forever in a child without them."""
     parent = os.getpid()
 
     class Session:

@@ -1,4 +1,4 @@
-"""Samples in every form in which a caller may have them."""
+"""Samples in every form that a caller may give."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ def test_arrays_of_two_inputs() -> None:
         np.testing.assert_array_equal(found[3][1], b[3])
 
 
-def test_batches_are_kept_on_disk_as_they_come() -> None:
+def test_batches_are_written_to_disk_one_by_one() -> None:
     rows, alive = samples(6), []
 
     def batches() -> Iterator[Any]:
-        """The second batch is made when the first was let go of."""
+        """The second batch is made after the first was released."""
         for start in (0, 2, 4):
             alive.append(start)
             yield rows[start : start + 2], np.arange(2)
 
     found = as_samples(batches(), small())
     same(found, rows)
-    same(found, rows)  # a generator can be read once only, these as often as needed
+    same(found, rows)  # a generator can be read only once, but these as often as needed
     same(found.subset([4, 1]), rows[[4, 1]])
     assert alive == [0, 2, 4]
 
 
-def test_the_files_of_batches_go_with_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_of_batches_are_removed_with_the_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     found = as_samples(iter([samples(2)]), small()).subset([1])
     gc.collect()
@@ -96,7 +96,7 @@ def test_a_data_loader() -> None:
     same(as_samples(torch.from_numpy(rows).requires_grad_(), small()), rows)
 
 
-def test_samples_stay_what_they_are(tmp_path: Path) -> None:
+def test_samples_are_returned_unchanged(tmp_path: Path) -> None:
     given = ArraySamples((samples(3),))
     assert as_samples(given, small()) is given
     np.save(tmp_path / "x.npy", samples(3))
@@ -119,7 +119,7 @@ def test_samples_stay_what_they_are(tmp_path: Path) -> None:
         (iter([samples(2), samples(2, (1, 8, 8))]), "batch 1: an array has shape 2x1x8x8"),
     ],
 )
-def test_what_cannot_be_samples_is_refused(given: Any, says: str) -> None:
+def test_invalid_samples_are_refused(given: Any, says: str) -> None:
     with pytest.raises(ImageError, match=says):
         as_samples(given, small())
 

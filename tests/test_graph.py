@@ -1,4 +1,4 @@
-"""The graph: its views of itself, and what :meth:`Graph.verify` refuses."""
+"""The graph: its properties, and the faults that :meth:`Graph.verify` refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def network(*lines: str) -> Graph:
 
 
 def branches() -> Graph:
-    """An input, copied twice over; one copy goes through a ReLU, one is an output as it is."""
+    """An input that is copied twice. One copy goes through a ReLU, and one is an output."""
     return network(
         "Input in0 0 1 in0 0=6 1=5 2=4",
         "Split s1 1 2 in0 a b",
@@ -50,15 +50,15 @@ def test_inputs_and_outputs_keep_the_order_of_the_file() -> None:
     assert (two.inputs, two.outputs) == (["b", "a"], ["y", "x"])
 
 
-def test_what_a_sink_reads_is_an_output() -> None:
-    # pnnx ends a network so where an output is also used inside it.
+def test_a_blob_that_only_a_noop_reads_is_an_output() -> None:
+    # pnnx ends a network in this way if an output is also used inside it.
     sink = network("Input in0 0 1 in0", "ReLU r 1 1 in0 a", "Split s 1 2 a b c", "ReLU q 1 1 b d", "Noop n 2 0 c d")
     assert sink.outputs == ["c", "d"]
     dangling = network("Input in0 0 1 in0", "ReLU r 1 1 in0 a", "Noop n 1 1 a b")
     assert dangling.outputs == ["a"]
 
 
-def test_a_noop_somebody_reads_from_is_a_layer_like_others() -> None:
+def test_a_noop_with_readers_is_a_normal_layer() -> None:
     graph = network("Input in0 0 1 in0", "ReLU r 1 1 in0 a", "Noop n 1 1 a b", "ReLU q 1 1 b out0")
     assert graph.outputs == ["out0"]
 
@@ -81,13 +81,13 @@ def test_a_layer_that_reads_a_value_twice_is_two_readers() -> None:
     assert graph.uses().readers("e") == [graph.layer("add")] * 2
 
 
-def test_a_value_is_an_output_where_a_copy_of_it_is() -> None:
+def test_a_value_is_an_output_if_a_copy_of_it_is() -> None:
     graph = network("Input in0 0 1 in0", "ReLU r 1 1 in0 a", "Split s 1 2 a b c", "ReLU q 1 1 b d")
     uses = graph.uses()
     assert [uses.is_output(blob) for blob in ("in0", "a", "b", "c", "d")] == [False, True, True, True, True]
 
 
-def test_a_noop_nobody_reads_from_is_no_reader() -> None:
+def test_a_noop_without_readers_is_not_a_reader() -> None:
     marks = network("Input in0 0 1 in0", "ReLU r 1 1 in0 a", "Noop n 1 0 a").uses()
     assert (marks.readers("a"), marks.is_output("a")) == ([], True)
     between = network("Input in0 0 1 in0", "ReLU r 1 1 in0 a", "Noop n 1 1 a b", "ReLU q 1 1 b out0").uses()
@@ -116,7 +116,7 @@ def test_parameters_counts_weight_values() -> None:
     assert branches().parameters == 0
 
 
-def test_params_come_with_their_defaults() -> None:
+def test_params_have_their_defaults() -> None:
     layer = convolution()
     assert (layer.p.num_output, layer.p.kernel_h, layer.get("stride_h")) == (2, 1, 1)
     assert [slot.name for slot, _ in layer.slots()] == ["weight", "bias"]
@@ -130,7 +130,7 @@ def test_params_come_with_their_defaults() -> None:
 @pytest.mark.parametrize(
     "shapes", [[(8,)], [(5, 6)], [(4, 5, 6)], [(4, 3, 5, 6)], [()], [(3, 224, 224), (), (10,)]], ids=str
 )
-def test_input_shapes_come_back(shapes: list[tuple[int, ...]]) -> None:
+def test_input_shapes_are_stored(shapes: list[tuple[int, ...]]) -> None:
     graph = Graph(
         [Layer("Input", f"in{i}", [], [f"in{i}"], {"w": 9, "h": 9, "d": 9, "c": 9}) for i in range(len(shapes))]
     )
@@ -154,7 +154,7 @@ def test_input_shapes_must_fit() -> None:
 # ------------------------------------------------------------------------------------------------ copies, equality
 
 
-def test_a_copy_changes_alone_and_shares_the_weights() -> None:
+def test_a_copy_is_independent_but_shares_the_weights() -> None:
     graph = around(convolution())
     copy = graph.copy()
     assert copy == graph
@@ -199,7 +199,7 @@ def test_nan_weights_are_equal_to_themselves() -> None:
 # ---------------------------------------------------------------------------------------------------------- weights
 
 
-def test_arrays_are_float32_whatever_their_storage() -> None:
+def test_arrays_are_float32_for_any_storage() -> None:
     table = np.linspace(-1, 1, 256, dtype=np.float32)
     index = np.array([0, 255, 128, 0, 0, 0], np.uint8)
     payload = np.concatenate([table.view(np.uint8), index, np.zeros(2, np.uint8)])
@@ -223,7 +223,7 @@ def test_a_float32_array_is_not_copied() -> None:
     assert layer.array("weight") is layer.weights["weight"]
 
 
-def test_encoded_weights_are_compared_by_what_they_hold() -> None:
+def test_encoded_weights_are_compared_by_content() -> None:
     def weight(tag: int = 1, byte: int = 0, shape: tuple[int, ...] = (2,)) -> EncodedWeight:
         return EncodedWeight(tag, np.full(1028, byte, np.uint8), shape)
 

@@ -1,4 +1,4 @@
-"""Which head a network has: what is guessed, from what, and what is not."""
+"""Guessing the head of a network: which heads are recognised, and which are not."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def found(
 
 
 def saved(folder: Path, nodes: list[onnx.NodeProto], constants: dict[str, Array], metadata: dict[str, str]) -> Path:
-    """A model from x, an image of SIZE, to y."""
+    """A model with input x, an image of SIZE, and output y."""
     proto = model(nodes, {"x": RNG.random((1, 3, *SIZE)).astype("f4")}, ["y"], constants)
     onnx.helper.set_model_props(proto, metadata)
     onnx.save(proto, str(folder / "model.onnx"))
@@ -98,7 +98,7 @@ def rows_found(count: int = 300, columns: int = 6) -> Array:
     return np.concatenate([low, low + RNG.uniform(1, 20, (count, 2)), best, labels, rest], 1).astype(np.float32)
 
 
-def test_rows_that_the_network_chose() -> None:
+def test_rows_selected_by_the_network() -> None:
     decoder, why = found(rows_found())
     assert decoder == presets.found_rows()
     assert why == "its scores are in order, and its output has rows of corners, score and label"
@@ -292,7 +292,7 @@ def test_text_with_its_characters() -> None:
         ([], ()),
     ],
 )
-def test_where_the_blank_is(listed: list[str], alphabet: tuple[str, ...]) -> None:
+def test_position_of_the_blank(listed: list[str], alphabet: tuple[str, ...]) -> None:
     assert with_blank(listed, 4) == alphabet
 
 
@@ -304,7 +304,7 @@ def test_where_the_blank_is(listed: list[str], alphabet: tuple[str, ...]) -> Non
         (np.linspace(0, 60, 136).reshape(1, 2, 68), (68, 2), "columns", (1, 1)),
     ],
 )
-def test_landmarks_where_the_user_says_so(values: Array, shape: Any, layout: Any, scale: Any) -> None:
+def test_landmarks_if_the_user_names_them(values: Array, shape: Any, layout: Any, scale: Any) -> None:
     assert found(values) is None
     decoder, _ = found(values, task="landmarks")
     assert decoder == Decoder("points", (Table(0, ("keypoints",), layout),), keypoints=shape, scale=scale)
@@ -323,7 +323,7 @@ def test_maps_of_classes() -> None:
     "shape", [(1000,), (1, 1000), (512,), (197, 768), (64, 56, 56), (3, 64, 96), (1, 64, 96), (8400, 4), (5, 5)]
 )
 @pytest.mark.parametrize("values", ["noise", "shares", "zeros", "nan"])
-def test_networks_for_other_things_are_no_detectors(shape: tuple[int, ...], values: str) -> None:
+def test_other_networks_are_not_detectors(shape: tuple[int, ...], values: str) -> None:
     noise = RNG.normal(0, 1, shape)
     powers = np.exp(noise)
     made = {"noise": noise, "shares": powers / powers.sum(-1, keepdims=True), "zeros": noise * 0, "nan": noise * np.nan}
@@ -339,7 +339,7 @@ def test_rows_of_one_name_are_for_one_task() -> None:
 
 
 def constant(folder: Path, values: Array, metadata: dict[str, str] | None = None) -> str:
-    """A model whose output is nearly these values, whatever it is fed with."""
+    """A model with an output that is nearly constant."""
     nodes = [
         node("GlobalAveragePool", ["x"], ["means"]),
         node("Conv", ["means", "w"], ["mean"]),
@@ -353,7 +353,7 @@ def constant(folder: Path, values: Array, metadata: dict[str, str] | None = None
 
 
 def test_the_user_names_the_head(tmp_path: Path) -> None:
-    """The same shape is that of three heads; values and metadata do not count where the user says which it is."""
+    """Three heads have the same shape. Values and metadata do not matter if the user names the head."""
     relative = decoded(9)
     relative[:, :4] = RNG.normal(0, 1, (CELLS, 4))
     file = constant(tmp_path, relative)
@@ -386,12 +386,12 @@ def test_the_user_gives_the_alphabet(tmp_path: Path) -> None:
     assert task.written((3, 1, 5, 2)) == "\u00e9a b"
     assert Texts().written((3, 1)) == "3 1"
     (tmp_path / "few.txt").write_text("a\n")
-    with pytest.raises(RecipeError, match="has 1 characters, and the network 6 classes"):
+    with pytest.raises(RecipeError, match="has 1 characters, but the network has 6 classes"):
         open_model(file, task=f"text:alphabet={tmp_path / 'few.txt'}")
 
 
 def test_a_named_task_takes_its_attributes_from_the_outputs(tmp_path: Path) -> None:
-    """One map needs no axis of classes, and logits a threshold of 0."""
+    """One map needs no axis of classes, and logits need a threshold of 0."""
     source = open_model(constant(tmp_path, RNG.normal(0, 1, (1, 16, 24)).astype("f4")), task="segmentation")
     assert named_task("segmentation", source.decoder) == Segmentation(axis=-1, threshold=0.0)
     assert named_task("segmentation:threshold=0.5", source.decoder) == Segmentation(axis=-1, threshold=0.5)
@@ -401,7 +401,7 @@ def test_a_named_task_takes_its_attributes_from_the_outputs(tmp_path: Path) -> N
 
 
 def test_the_stages_of_mtcnn() -> None:
-    """The first stage of 64 x 96 pixels has 27 x 43 cells: its pooling rounds up."""
+    """The first stage for 64 x 96 pixels has 27 x 43 cells, because its pooling rounds up."""
     boxes, logits = RNG.normal(0, 0.1, (4, 27, 43)).astype("f4"), RNG.normal(0, 2, (2, 27, 43))
     shares = (np.exp(logits) / np.exp(logits).sum(0)).astype("f4")
     decoder, _ = found(boxes, shares)
@@ -421,7 +421,7 @@ def test_the_stages_of_mtcnn() -> None:
 
 
 def test_opened_file_with_metadata_gets_its_decoder(tmp_path: Path) -> None:
-    """The table of a detector is what the network adds to its input, so that its boxes are near their cells."""
+    """The network adds the table of a detector to its input, so that its boxes are near their cells."""
     table = np.ascontiguousarray(decoded(7).T[None])
     nodes = [
         node("GlobalAveragePool", ["x"], ["means"]),
@@ -465,7 +465,7 @@ def test_nudenet_without_its_metadata(tmp_path: Path) -> None:
     assert source.decoder == presets.ultralytics(18)
 
 
-def test_the_card_of_a_converted_model_says_what_it_is_for(tmp_path: Path) -> None:
+def test_the_card_of_a_converted_model_contains_its_task(tmp_path: Path) -> None:
     (tmp_path / "chars.txt").write_text("a\nb\nc\nd\n")
     file = constant(tmp_path, np.log(RNG.dirichlet(np.ones(6), 20)).astype(np.float32))
     made = nk.convert(file, task=f"text:alphabet={tmp_path / 'chars.txt'}")

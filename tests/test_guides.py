@@ -1,4 +1,4 @@
-"""The guides in docs/: their commands run, and the messages and words that they explain exist."""
+"""The guides in docs/: their commands run, and the messages and terms that they explain exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOW_TO = sorted(path.stem for path in (ROOT / "docs/how-to").glob("*.md"))
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the how-tos start from: model.onnx, calib/, eval/, samples.npy, x.npy and a run in out/."""
+    """A folder with the files of the how-tos: model.onnx, calib/, eval/, samples.npy, x.npy and a run in out/."""
     folder = tmp_path_factory.mktemp("guides")
     shutil.copy(DATA / "efficientnet-lite0.onnx", folder / "model.onnx")
     for name, source, every in (("calib", "calibration", 5), ("eval", "evaluation", 8)):
@@ -51,7 +51,7 @@ def test_the_commands_of_a_how_to_run(page: str, made: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", HOW_TO)
-def test_the_python_of_a_how_to_prints_what_it_says(
+def test_the_python_of_a_how_to_prints_the_shown_output(
     page: str, made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = (ROOT / f"docs/how-to/{page}.md").read_text(encoding="utf-8")
@@ -72,12 +72,12 @@ def test_every_how_to_has_commands_that_run() -> None:
 
 
 RANDOM = ("torchvision:resnet50", "torchvision:resnet50 --weights none --shape 3,64,64")
-"""What takes the place of a command's model in the tests: its weights must not be downloaded."""
+"""The replacement of a command's model in the tests, because weights must not be downloaded."""
 
 
 @pytest.fixture(scope="module")
 def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Where the blocks of the page before the program were run, and what they printed."""
+    """The folder in which the earlier blocks of the page ran, and their output."""
     folder = tmp_path_factory.mktemp("resnet50")
     for name, source in (("calib", "calibration"), ("eval", "evaluation")):
         (folder / name).mkdir()
@@ -91,7 +91,7 @@ def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.mark.torch
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_way_of_resnet50_step_by_step(resnet50: tuple[Path, str]) -> None:
+def test_the_steps_of_resnet50(resnet50: tuple[Path, str]) -> None:
     folder, said = resnet50
     page = (ROOT / "docs/resnet50.md").read_text(encoding="utf-8")
     (layers,) = re.findall(r"^`(138 layers became \d+)`", page, re.MULTILINE)
@@ -128,7 +128,7 @@ def test_a_detector_on_the_page_of_yolo(tmp_path: Path) -> None:
 
 
 def sources() -> str:
-    """Everything that ncnnkit may print, with the parts of a split string joined."""
+    """All texts that ncnnkit may print, with the parts of split strings joined."""
     files = [path for path in (ROOT / "src/ncnnkit").rglob("*") if path.suffix in (".py", ".jinja", ".cpp", ".h")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     return re.sub(r'"\s*\n\s*f?"', "", text)
@@ -154,13 +154,13 @@ def test_every_message_that_a_how_to_quotes_is_printed_somewhere() -> None:
             assert part in code, message
 
 
-def test_the_glossary_is_sorted_and_says_each_word_once() -> None:
+def test_the_glossary_is_sorted_and_unique() -> None:
     page = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
     words = [word.lower() for word in re.findall(r"^\*\*(.+?)\*\*:", page, re.MULTILINE)]
     assert words == sorted(set(words))
 
 
-def test_the_page_on_versions_says_what_the_package_asks_for() -> None:
+def test_the_page_on_versions_lists_the_requirements() -> None:
     page = (ROOT / "docs/versions.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| ([\w-]+)[^|]* \| ([\d.]+) \|", page, re.MULTILINE))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

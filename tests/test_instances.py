@@ -57,7 +57,7 @@ def test_masks_are_those_of_ultralytics() -> None:
 
 
 def test_average_precision_is_that_of_coco_with_masks() -> None:
-    """The same masks, once through pycocotools with ``iouType="segm"``."""
+    """The same figure as pycocotools with ``iouType="segm"``."""
     coco = pytest.importorskip("pycocotools.coco")
     from pycocotools import mask as rle
     from pycocotools.cocoeval import COCOeval
@@ -80,7 +80,7 @@ def test_average_precision_is_that_of_coco_with_masks() -> None:
             for n, (mask, label, score) in enumerate(zip(masks, boxes.labels.tolist(), boxes.scores.tolist()))
         ]  # fmt: skip
 
-    # COCO has no objects without a pixel.
+    # In COCO, every object has a pixel.
     truth = [each.where(np.any(each.masks, (1, 2))) for each in truth if each.masks is not None]
     known = coco.COCO()
     known.dataset = {
@@ -101,7 +101,7 @@ def test_average_precision_is_that_of_coco_with_masks() -> None:
 
 
 def test_masks_count_where_the_boxes_are_equal() -> None:
-    """Prototypes of the opposite sign: the same boxes, and no pixel in common."""
+    """Prototypes with the opposite sign: the boxes are the same, but the masks have no common pixel."""
     rows = [outputs(seed) for seed in range(3)]
     swapped = [[table, -maps] for table, maps in rows]
     task = Instances(decoder=segmenter())
@@ -135,21 +135,21 @@ def known(*arrays: Array, **metadata: str) -> Known:
 
 
 def near_cells(columns: int, each: int = 1) -> Array:
-    """(columns, boxes): boxes near the cells that they belong to, and scores close to zero."""
+    """(columns, boxes): boxes near their cells, and scores close to zero."""
     rng = np.random.default_rng(0)
     levels = [np.mgrid[: 64 // s, : 96 // s][::-1].reshape(2, -1) * s for s in presets.STRIDES]
     places = np.concatenate([np.tile(level, each) for level in levels], 1) + 4.0
     return np.concatenate([places, 0 * places + 20, rng.uniform(0, 0.1, (columns - 4, places.shape[1]))]).astype("f4")
 
 
-def test_what_is_guessed() -> None:
+def test_guessed_tasks() -> None:
     rng = np.random.default_rng(0)
     table = near_cells(6 + COUNT)
     table[6:] -= 0.05  # a weight may be negative, a score may not
     maps = outputs()[1]
     decoder, why = guess(known(table, maps, task="segment")) or (None, "")
     assert decoder == segmenter()
-    assert why.startswith("Ultralytics' metadata says segment, and its output has 4 + 2 rows, beside 8 weights of as")
+    assert why.startswith("Ultralytics' metadata says segment, and its output has 4 + 2 rows, and 8 weights of")
     plain = guess(known(table[None], maps[None]))
     assert plain is not None
     assert plain[0] == segmenter(), "without metadata"
@@ -170,7 +170,7 @@ def test_what_is_guessed() -> None:
 
 
 def test_masks_before_decoding() -> None:
-    """As ncnn's example yolov8_seg.cpp reads them: logits, weights and prototypes are three outputs."""
+    """In the form of ncnn's example yolov8_seg.cpp: logits, weights and prototypes are three outputs."""
     rng = np.random.default_rng(0)
     cells = sum(grid.count for grid in presets.pyramid(SIZE))
     logits, weights = rng.normal(0, 2, (cells, 64 + 2)), rng.normal(0, 1, (cells, COUNT))
@@ -181,7 +181,7 @@ def test_masks_before_decoding() -> None:
     decoder, why = found
     assert isinstance(decoder, Decoder)
     assert decoder.fault(3) == ""
-    assert why.endswith("as Ultralytics' before decoding, beside 8 weights of as many prototypes of masks")
+    assert why.endswith("as Ultralytics' before decoding, and 8 weights of prototypes of masks")
     plain = presets.ultralytics_logits(SIZE, 2, (Table(0, ("boxes", "scores")),))
     boxes, exact = decode(decoder, [*arrays, maps]), decode(plain, [arrays[1]])
     assert isinstance(boxes, Boxes)
@@ -207,7 +207,7 @@ def test_a_decoder_with_half_of_the_masks_is_refused() -> None:
         named_task("instances", presets.ultralytics(2))
 
 
-def test_an_onnx_file_is_opened_as_what_it_is(tmp_path: Path) -> None:
+def test_an_onnx_file_is_opened_with_its_task(tmp_path: Path) -> None:
     source = open_model(str(detector(tmp_path / "net.onnx", prototypes=COUNT)))
     assert source.decoder == presets.with_masks(presets.ultralytics(2), COUNT)
     rows = [list(row) for row in source.reference_outputs(ArraySamples((inputs(4),)))]

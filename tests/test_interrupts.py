@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP of real commands, in every kind of stage: they end soon, and leave no process."""
+"""Ctrl-C, SIGTERM and SIGHUP in every kind of stage of real commands: they end soon, and leave no process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from networks import samples, small
 from ncnnkit.model import ncnnfile
 
 BOUND = 5.0
-"""Seconds. Two are promised; other processes take their share of the CPUs."""
+"""Seconds. Two are promised, but other processes also need the CPUs."""
 
 TELLING = """
     import sys
@@ -46,19 +46,19 @@ TELLING = """
     runs.shown_stages = models.shown_progress = measuring.shown_progress = progress
     ncnnkit.cli.main()
 """
-"""The command line, which prints the stage it is in."""
+"""The command line, changed to print its stage."""
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def not_ignored() -> None:
-    """A shell's background job ignores Ctrl-C, one of nohup SIGHUP, and hand that on."""
+    """A shell's background job ignores Ctrl-C, and nohup ignores SIGHUP. Children inherit this."""
     for number in ENDING:
         signal.signal(number, signal.SIG_DFL)
 
 
 def begin(home: Path, arguments: str, stage: str, telling: str = TELLING) -> subprocess.Popen[str]:
-    """A command that has come to this stage."""
+    """A command that has reached this stage."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(telling), *shlex.split(arguments)],
         cwd=home,
@@ -86,8 +86,8 @@ def descendants(pid: int) -> list[int]:
 
 
 def assert_it_ends(process: subprocess.Popen[str], how: signal.Signals) -> str:
-    """It ends soon after a signal, and what it had started does; returns what it said."""
-    while not (at_work := descendants(process.pid)):  # between two steps there may be none
+    """Check that it ends soon after a signal, with all its processes. Returns its output."""
+    while not (at_work := descendants(process.pid)):  # between two steps there may be no process
         assert process.poll() is None, "it ended by itself"
         time.sleep(0.01)
     ends = {pid: os.pidfd_open(pid) for pid in at_work}
@@ -116,7 +116,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("how", ENDING)
 def test_a_run_that_measures(home: Path, how: signal.Signals) -> None:
-    """In the thread of a device."""
+    """It measures in the thread of a device."""
     process = begin(home, "run --recipe recipe.toml --out o", "sustain")
     errors = assert_it_ends(process, how)
     assert "interrupted; no file is half-written" in errors
@@ -143,7 +143,7 @@ ON_A_BOARD = """
 
 
 def test_a_job_on_a_board(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The board is this machine behind a stand-in for ssh; its processes do not descend from ours."""
+    """The board is this machine behind a stand-in for ssh. Its processes are not descendants of ours."""
     there = home / "there"
     there.mkdir()
     program = home / "bin" / "ssh"
@@ -180,7 +180,7 @@ STUCK = """
 """
 
 
-def test_cleaning_up_that_never_ends_is_cut_short(tmp_path: Path) -> None:
+def test_a_hanging_cleanup_is_stopped(tmp_path: Path) -> None:
     process = begin(tmp_path, "", "at work", STUCK)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)  # a second one does not matter
@@ -189,7 +189,7 @@ def test_cleaning_up_that_never_ends_is_cut_short(tmp_path: Path) -> None:
     assert errors == "interrupted; cleaning up took too long\n"
 
 
-def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
+def test_ignored_signals_stay_ignored(tmp_path: Path) -> None:
     """As under nohup."""
     code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + textwrap.dedent(TELLING)
     code = code.replace(

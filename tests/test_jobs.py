@@ -1,4 +1,4 @@
-"""Jobs: what measuring tells, and what becomes of it where a variant dies."""
+"""Jobs: the results of measuring, also if a variant dies."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_measuring_interleaves_and_keeps_every_output(tmp_path: Path, model: Pat
     assert [step.stage for step in told] == ["evaluate", "evaluate", "time", "time"]
 
 
-def test_conditions_and_the_sustained_run_are_told(tmp_path: Path, model: Path) -> None:
+def test_conditions_and_the_sustained_run_are_reported(tmp_path: Path, model: Path) -> None:
     told: list[Any] = []
     plain = job(tmp_path, model, ["fp32"], cpus=[min(os.sched_getaffinity(0))])
     result = measure(replace(plain, fix_clocks=True, sustained=0.3, journal=str(tmp_path / "j")), told.append)
@@ -136,7 +136,7 @@ def test_a_variant_that_dies_is_a_row_and_the_others_go_on(
     assert alive.status == "ok"
 
 
-def test_the_folder_is_all_a_board_needs(tmp_path: Path, model: Path) -> None:
+def test_a_board_only_needs_the_folder(tmp_path: Path, model: Path) -> None:
     folder = tmp_path / "anywhere"
     folder.mkdir()
     for name, path in PROGRAM.items():
@@ -155,7 +155,7 @@ def test_the_folder_is_all_a_board_needs(tmp_path: Path, model: Path) -> None:
 def test_vulkan_without_a_device_is_called_a_fallback(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ncnn runs on the CPU then and says nothing."""
+    """ncnn then runs on the CPU without a message."""
     monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
     monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
     request = job(tmp_path, model, ["fp32"], backend="vulkan")

@@ -1,4 +1,4 @@
-"""Labels of every kind: which files they are read from, where pictures lie, and the figures by them."""
+"""Labels of every kind: their files, the positions of pictures, and the figures against them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def picture(path: Path, values: Any, mode: str | None = None) -> Path:
 
 
 def lying(path: Path, image: tuple[int, int], **where: Any) -> LabelPicture:
-    """A picture of an image that is the whole input, unless ``where`` says another place."""
+    """A picture of an image that is the whole input, or at the position ``where``."""
     place = {"image": image, "resized": image, "top": 0, "left": 0, "input": image, **where}
     return LabelPicture(str(path), Placement(**place), "nearest")
 
@@ -68,7 +68,7 @@ def lying(path: Path, image: tuple[int, int], **where: Any) -> LabelPicture:
 # ---------------------------------------------------------------------------------------------------------- kinds
 
 
-def test_the_files_tell_the_kind(tmp_path: Path) -> None:
+def test_the_kind_follows_from_the_files(tmp_path: Path) -> None:
     images = opened(photographs(tmp_path / "images", 2))
     (tmp_path / "classes.txt").write_text("0.png 3\n1.png 1\n")
     (tmp_path / "yolo").mkdir()
@@ -97,9 +97,12 @@ def test_files_of_another_kind_than_the_task_compares_with(tmp_path: Path) -> No
     (tmp_path / "classes.txt").write_text("0.png 3\n1.png 1\n")
     (tmp_path / "empty").mkdir()
     wrongs = {
-        ("classes.txt", "pictures"): r"is a text file, which holds no pictures \(give a folder with a picture for each",
-        ("images", "boxes"): r"is a folder with files \.png, which holds no boxes \(give a \.json file as COCO",
-        ("empty", ""): r"is an empty folder, which holds no labels \(give classes: a file with lines",
+        (
+            "classes.txt",
+            "pictures",
+        ): r"is a text file, which contains no pictures \(give a folder with a picture for each",
+        ("images", "boxes"): r"is a folder with files \.png, which contains no boxes \(give a \.json file as COCO",
+        ("empty", ""): r"is an empty folder, which contains no labels \(give classes: a file with lines",
         ("nothing", ""): "no such file or folder",
     }
     for (path, kind), says in wrongs.items():
@@ -109,9 +112,9 @@ def test_files_of_another_kind_than_the_task_compares_with(tmp_path: Path) -> No
     for task, says in (
         (
             Segmentation(((2, 8, 8),)),
-            r"classes\.txt: holds classes, and the task segmentation is compared with pictures",
+            r"classes\.txt: contains classes, but the task segmentation needs pictures",
         ),
-        (Embedding(((8,),)), "the task embedding has no figures by labels"),
+        (Embedding(((8,),)), "the task embedding has no figures against labels"),
     ):
         with pytest.raises(ImageError, match=says):
             truths(labels, task)
@@ -120,7 +123,7 @@ def test_files_of_another_kind_than_the_task_compares_with(tmp_path: Path) -> No
 # ---------------------------------------------------------------------------------------------------------- masks
 
 
-def test_a_mask_lies_where_its_image_lies(tmp_path: Path) -> None:
+def test_a_mask_has_the_position_of_its_image(tmp_path: Path) -> None:
     mask = np.arange(32).reshape(4, 8) % 5
     mask[0, 0] = 255
     picture(tmp_path / "masks/0.png", mask, mode="P")
@@ -141,12 +144,12 @@ def test_masks_of_one_map(tmp_path: Path) -> None:
         assert lying(path, (1, 3)).mask(1).tolist() == [expected]
 
 
-def test_what_is_no_mask_of_the_image(tmp_path: Path) -> None:
+def test_invalid_masks(tmp_path: Path) -> None:
     image = np.zeros((4, 8, 3))
     cases = {
         "colours": (image, "has pixels of RGB, not classes"),
-        "size": (image[:3, :, 0], "has 8x3 pixels, and its image has 8x4"),
-        "class": (image[..., 0] + 7, "has class 7, and the network has 0 to 4"),
+        "size": (image[:3, :, 0], "has 8x3 pixels, but its image has 8x4"),
+        "class": (image[..., 0] + 7, "has class 7, but the network has 0 to 4"),
     }
     for name, (values, says) in cases.items():
         path = picture(tmp_path / f"{name}.png", values)
@@ -162,7 +165,7 @@ def test_what_is_no_mask_of_the_image(tmp_path: Path) -> None:
 
 
 def test_a_map_is_judged_by_its_mask(tmp_path: Path) -> None:
-    """Half of the right half is wrong; what is not known does not count. The map is half as large as the input."""
+    """Half of the right half is wrong; unknown pixels do not count. The map is half as large as the input."""
     mask = np.zeros((8, 8), int)
     mask[:, 4:] = 1
     mask[:4] = 255
@@ -197,7 +200,7 @@ def test_the_image_to_make_is_cut_as_the_input_is(tmp_path: Path) -> None:
     assert (found.shape, top, left) == ((3, 8, 16), 4, 0)
     reduced = lying(path, (4, 8), resized=(2, 4), input=(2, 4)).target(3, 2)[0]
     assert reduced.shape == (3, 4, 8)
-    with pytest.raises(ImageError, match="has 16x8 pixels; its image has 8x4, and the network enlarges 3 times: 24x12"):
+    with pytest.raises(ImageError, match="has 16x8 pixels; its image has 8x4, but the network enlarges 3 times: 24x12"):
         cut.target(3, 3)
 
 
@@ -205,7 +208,7 @@ def test_an_image_is_judged_by_the_one_to_make(tmp_path: Path) -> None:
     pixels = np.full((16, 32, 3), 102, np.uint8)
     path = picture(tmp_path / "t.png", pixels)
     task = Images(((3, 32, 32),), low=-1, high=1)
-    label = lying(path, (8, 16), top=4, input=(16, 16))  # enlarged twice, with 4 rows that are no image
+    label = lying(path, (8, 16), top=4, input=(16, 16))  # enlarged by 2, with 4 rows outside the image
     truth = truths(Labels("pictures", [label], "hr"), task, size=(16, 16))
     exact = np.zeros((3, 32, 32), np.float32)
     exact[:, 8:24] = 0.8 - 1  # 102 of 255
@@ -213,7 +216,7 @@ def test_an_image_is_judged_by_the_one_to_make(tmp_path: Path) -> None:
     assert found["psnr"] == pytest.approx(40)
     assert found["label_psnr"] == pytest.approx(40, rel=1e-5)
     assert 0.9 < (found["label_ssim"] or 0) < 1
-    with pytest.raises(ImageError, match="3x30x32, is no image a whole number of times as large"):
+    with pytest.raises(ImageError, match="3x30x32, is not an image of the input's size"):
         truths(Labels("pictures", [label], "hr"), Images(((3, 30, 32),)), size=(16, 16))
 
 
@@ -264,7 +267,7 @@ def test_an_error_rate_may_be_a_percent_worse_than_the_original() -> None:
 
 
 def network(path: Path, *nodes: Any, **weights: Array) -> str:
-    """An ONNX file that makes ``y`` of an image ``x`` of 16 x 16 pixels."""
+    """An ONNX file that computes ``y`` from an image ``x`` of 16 x 16 pixels."""
     ends = [
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
         for name, shape in (("x", (1, 3, 16, 16)), ("y", None))
@@ -290,7 +293,7 @@ def figures_of(recipe: Recipe, out: Path) -> tuple[Any, dict[str, float | None]]
 
 
 def test_a_segmentation_is_judged_by_masks(tmp_path: Path) -> None:
-    """The brightest colour of a pixel is its class, and the masks say so but for one of eight rows."""
+    """The brightest colour of a pixel is its class. The masks agree, except in one of eight rows."""
     weight = np.eye(3)[:, :, None, None]
     model = network(tmp_path / "s.onnx", helper.make_node("Conv", ["x", "w"], ["y"]), w=weight)
     images = photographs(tmp_path / "images", 10, (16, 16))
@@ -311,7 +314,7 @@ def test_a_segmentation_is_judged_by_masks(tmp_path: Path) -> None:
 
 
 def test_a_network_that_enlarges_is_judged_by_the_large_images(tmp_path: Path) -> None:
-    """It repeats each pixel, and so do the images to make, 10 of 255 brighter."""
+    """It repeats each pixel. So do the labelled images, but they are 10 of 255 brighter."""
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
         helper.make_node("Resize", ["c", "", "scales"], ["y"], mode="nearest", nearest_mode="floor",
@@ -329,7 +332,7 @@ def test_a_network_that_enlarges_is_judged_by_the_large_images(tmp_path: Path) -
     assert found["label_psnr"] == pytest.approx(20 * np.log10(255 / 10), rel=1e-4)
 
 
-def test_own_tasks_get_the_labels_that_they_ask_for(tmp_path: Path) -> None:
+def test_a_users_task_gets_the_labels_that_it_requests(tmp_path: Path) -> None:
     class Counts(Task):
         name, requires, labels, figures = "counts", (), "texts", {}
 

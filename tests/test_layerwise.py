@@ -1,4 +1,4 @@
-"""Layer by layer: a network is run as its layers say, and what is fitted errs less on samples it was not fitted to."""
+"""Layer by layer: the steps compute the same as the whole network, and fitting reduces the error on other samples."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def outputs(graph: Graph, inputs: Array) -> Array:
 
 
 def answers(layer: Layer, patches: Array) -> Array:
-    """What a layer makes of patches, (places, channels), computed here."""
+    """The output of a layer for patches, (positions, channels), computed here."""
     groups = layer.get("group") if layer.type == "ConvolutionDepthWise" else 1
     weight = layer.array("weight").reshape(groups, layer.get("num_output") // groups, -1).astype(np.float64)
     parts = patches.reshape(len(patches), groups, -1).astype(np.float64)
@@ -44,7 +44,7 @@ def answers(layer: Layer, patches: Array) -> Array:
 
 # --------------------------------------------------------------------------------------------------------- stepper
 
-# Each reads the same 4x7x8; those of a vector of 9, and of rows of 9, an input of their own.
+# Each layer reads the same 4x7x8. Layers for a vector of 9, or for rows of 9, have other inputs.
 WINDOWS = {
     "1x1": "Convolution 0=5 1=1 5=1 6=20 9=1",
     "padded": "Convolution 0=5 1=3 4=1 5=1 6=180 9=1",
@@ -72,7 +72,7 @@ OTHERS = {
 
 
 def windows() -> tuple[Graph, list[Array]]:
-    """All of them side by side, and five samples."""
+    """All layers in parallel, and five samples."""
     rows = [f"Split s 1 {len(WINDOWS)} in0 " + " ".join(f"in0/{i}" for i in range(len(WINDOWS)))]
     for i, text in enumerate(WINDOWS.values()):
         kind, params = text.split(" ", 1)
@@ -86,7 +86,7 @@ def windows() -> tuple[Graph, list[Array]]:
 
 @pytest.fixture(scope="module", params=[1, 3])
 def stepped(request: pytest.FixtureRequest) -> Iterator[Stepper]:
-    """After all layers, in one process or three."""
+    """The stepper after all layers, in one process or three."""
     graph, inputs = windows()
     with Stepper(graph, stream(*inputs), request.param) as stepper:
         for layer in graph.layers:
@@ -97,7 +97,7 @@ def stepped(request: pytest.FixtureRequest) -> Iterator[Stepper]:
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, Array]:
-    """What the whole network makes."""
+    """The outputs of the whole network."""
     graph, inputs = windows()
     with Session(graph, threads=1) as net:
         rows = [net.blobs(*sample, names=graph.outputs) for sample in zip(*inputs)]
@@ -105,7 +105,7 @@ def expected() -> dict[str, Array]:
 
 
 @pytest.mark.parametrize("index", range(len(WINDOWS) + len(OTHERS)), ids=[*WINDOWS, *OTHERS])
-def test_patches_times_weights_are_what_the_layer_makes(
+def test_patches_times_weights_equal_the_layers_output(
     stepped: Stepper, expected: dict[str, Array], index: int
 ) -> None:
     layer = windows()[0].layer(f"m{index}")
@@ -120,7 +120,7 @@ def test_patches_times_weights_are_what_the_layer_makes(
 
 
 @pytest.mark.parametrize("kind", ["padded", "strides", "depthwise"])
-def test_places_are_drawn_without_repetition(stepped: Stepper, kind: str) -> None:
+def test_positions_are_drawn_without_repetition(stepped: Stepper, kind: str) -> None:
     layer = windows()[0].layer(f"m{list(WINDOWS).index(kind)}")
     draws = ((10**6, 0), (16, 5), (16, 5), (16, 6))
     every, few, again, other = (stepped.gather(layer, rows, seed=seed) for rows, seed in draws)
@@ -147,7 +147,7 @@ def test_the_number_of_processes_changes_nothing() -> None:
         assert np.array_equal(getattr(found[0], name), getattr(found[1], name)), name
 
 
-def test_a_network_is_run_as_it_would_run_whole() -> None:
+def test_layer_by_layer_gives_the_outputs_of_the_whole_network() -> None:
     graph = small()
     graph.layers.insert(3, Layer("Split", "s0", ["b2"], ["b2x", "out1"]))
     graph.layer("c2").inputs = ["b2x"]
@@ -165,7 +165,7 @@ def test_a_network_is_run_as_it_would_run_whole() -> None:
     assert np.array_equal(found["out0"], rounded)
 
 
-def test_blobs_are_let_go_when_nobody_reads_them_any_more() -> None:
+def test_blobs_are_freed_after_their_last_reader() -> None:
     graph = small()
     with Stepper(graph, stream(samples(2)), 1) as stepper:
         for layer in graph.layers[1:]:
@@ -199,7 +199,7 @@ def test_both_versions_are_kept_apart() -> None:
     assert np.array_equal(exact_rows.outputs, rows.outputs)
 
 
-def test_a_crash_is_told_as_such() -> None:
+def test_a_crash_is_reported() -> None:
     graph = small()
     with Stepper(graph, stream(samples(2)), 2) as stepper:
         stepper._children[1].kill()
@@ -224,7 +224,7 @@ MIB = 1 << 20
 
 
 def children_bytes() -> int:
-    """Resident memory of all processes below this one."""
+    """The resident memory of all child processes."""
 
     def below(pid: int) -> Iterator[int]:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -236,8 +236,8 @@ def children_bytes() -> int:
     return sum(int(line.split()[1]) for lines in rows for line in lines if line.startswith("VmRSS")) * 1024
 
 
-def test_what_the_blobs_of_a_sample_take() -> None:
-    """While the sum is made there are the two maps it reads and the one it makes, 4 MiB each, in two versions."""
+def test_memory_of_the_blobs_of_a_sample() -> None:
+    """During the sum, its two inputs and its output exist, 4 MiB each, in two versions."""
     assert most_bytes(network(LARGE), (samples(1, (4, 256, 256))[0],)) == 2 * 12 * MIB
 
 
@@ -246,14 +246,16 @@ def test_an_output_in_the_middle_is_kept_to_the_end_and_an_unknown_shape_counts_
     graph.layers += [Layer("Split", "s2", ["b1a"], ["b1c", "out1"])]
     graph.layers.insert(3, graph.layers.pop())
     graph.layer("c2").inputs = ["b1c"]
-    assert most_bytes(graph, (samples(1, (4, 256, 256))[0],)) == 2 * 12 * MIB  # the sum is the most as before
+    assert (
+        most_bytes(graph, (samples(1, (4, 256, 256))[0],)) == 2 * 12 * MIB
+    )  # the sum needs the most memory, as before
     unknown = network("Input in0 0 1 in0 0=8 1=8 2=4\nDetectionOutput d 1 1 in0 out0")
     assert unknown.infer_shapes()["out0"] is None
     assert most_bytes(unknown, (samples(1, (4, 8, 8))[0],)) == 2 * 2 * 4 * 8 * 8 * 4
 
 
 def test_a_network_with_large_maps_is_fitted_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All 32 samples would take 768 MiB at a time."""
+    """All 32 samples together would take 768 MiB."""
     monkeypatch.setattr(stepper_module, "KEPT_BYTES", 100 * MIB)
     monkeypatch.setattr(stepper_module, "GATHERED_BYTES", 1 * MIB)
     graph, inputs = network(LARGE), samples(32, (4, 256, 256))
@@ -263,7 +265,7 @@ def test_a_network_with_large_maps_is_fitted_within_bounds(monkeypatch: pytest.M
         graph, plain, stream(inputs), ALL, threads=1, rows=10**6, progress=lambda *_: seen.append(children_bytes())
     )
     assert_consistent(graph, plain, fitted, kept, ALL)
-    assert max(seen) - seen[0] < 300 * MIB  # with what ncnn takes while it computes a layer
+    assert max(seen) - seen[0] < 300 * MIB  # with ncnn's memory for a layer
 
 
 def test_few_samples_of_large_blobs_give_as_many_places(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +281,7 @@ def test_few_samples_of_large_blobs_give_as_many_places(monkeypatch: pytest.Monk
     assert counts == [(20, 400, 20), (4, 400, 4)]
 
 
-def test_what_is_gathered_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gathered_inputs_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = small()
     monkeypatch.setattr(stepper_module, "GATHERED_BYTES", 100 * 27 * 4)  # c1 computes from 3x3x3 values
     with Stepper(graph, stream(samples(4)), 1) as stepper:
@@ -312,7 +314,7 @@ Z = np.linspace(-9, 9, 1201)
 
 
 @pytest.mark.parametrize("kind", ACTIVATIONS)
-def test_activations_are_ncnns(kind: str) -> None:
+def test_activations_equal_ncnns(kind: str) -> None:
     graph = network(
         f"Input in0 0 1 in0 0={len(Z)} 1=1 2=1\nConvolution m 1 1 in0 out0 0=1 1=1 6=1 {ACTIVATIONS[kind]}",
     )
@@ -357,7 +359,7 @@ NETWORKS = {
 
 
 def smooth_samples(count: int, seed: int = 0) -> Array:
-    """Images whose neighbouring pixels are alike, 3x16x16."""
+    """Images of 3x16x16 with similar neighbouring pixels."""
     rough = samples(count, (3, 20, 20), seed)
     return np.asarray(sum(rough[:, :, i : i + 16, j : j + 16] for i in range(5) for j in range(5)) / 5, np.float32)
 
@@ -395,7 +397,7 @@ def assert_consistent(graph: Graph, plain: Graph, fitted: Graph, kept: Sequence[
 
 @pytest.mark.parametrize("methods", [frozenset({"rounding", "bias"}), ALL], ids=["rounding, bias", "all"])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_fitted_networks_err_less_on_other_samples(kind: str, methods: frozenset[str]) -> None:
+def test_fitted_networks_have_a_smaller_error_on_other_samples(kind: str, methods: frozenset[str]) -> None:
     count = 60 if kind == "inner products" else 15  # a sample is one row of theirs
     graph, inputs, others = network(NETWORKS[kind]), smooth_samples(count), smooth_samples(count, seed=1)
     plain = plain_int8(graph, inputs)
@@ -441,7 +443,7 @@ def test_fitting_is_deterministic() -> None:
     ],
 )
 def test_gains_are_written_as_they_were_judged(line: str, gains: bool) -> None:
-    """Where the original is a fifth smaller than what was rounded, only a gain can tell."""
+    """If the original is a fifth smaller than the rounded version, only a gain helps."""
     graph = network(f"Input in0 0 1 in0 0=16 1=16 2=3\n{line}")
     inputs = samples(10)
     plain = plain_int8(graph, inputs)
@@ -456,7 +458,7 @@ def test_gains_are_written_as_they_were_judged(line: str, gains: bool) -> None:
         assert error == pytest.approx(kept.error["gain"], rel=0.01)
 
 
-def test_methods_that_are_not_asked_for_are_not_tried() -> None:
+def test_methods_that_are_not_requested_are_not_tried() -> None:
     graph, inputs = small(), samples(5)
     plain = plain_int8(graph, inputs)
     fitted, kept = fit_layers(graph, plain, stream(inputs), frozenset({"bias"}), threads=1, rows=256)
@@ -467,10 +469,10 @@ def test_methods_that_are_not_asked_for_are_not_tried() -> None:
 
 
 @pytest.mark.parametrize("method", ["nothing is asked for", "nothing helps"])
-def test_a_layer_that_nothing_was_done_to_stays_what_it_was(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_without_changes_stays_the_same(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graph, inputs = small(), samples(6)
     plain = plain_int8(graph, inputs)
-    for layer in plain.layers:  # far from what keeps the means: any fit that is written shows
+    for layer in plain.layers:  # far from the bias that keeps the means, so that any fit is noticed
         if "bias" in layer.weights:
             layer.weights["bias"] = layer.array("bias") + np.float32(0.1)
     methods = frozenset[str]()

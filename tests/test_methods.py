@@ -1,4 +1,4 @@
-"""The quantiser's flow: what helps on held-back images is kept, what hurts is not, and what was asked for is done."""
+"""The methods of the quantiser: those that help on held-back images are kept, and others are not."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TWO = """
 
 @pytest.fixture(autouse=True, scope="module")
 def brief() -> Iterator[None]:
-    """The default effort, on fewer places and with fewer batches to count errors by."""
+    """The default effort with fewer positions and fewer batches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "EFFORTS", {**EFFORTS, "default": BRIEF})
         patch.setattr(methods, "BATCHES", 2)
@@ -49,7 +49,7 @@ def brief() -> Iterator[None]:
 
 
 def errors(graph: Graph, of: Quantized) -> float:
-    """Noise over signal of the outputs on the held-back samples, the mean over the outputs, as the trials have it."""
+    """Noise over signal of the outputs on the held-back samples, as in the trials."""
     rows = []
     for made in (graph, of.source):
         with Session(made, threads=1) as net:
@@ -68,7 +68,7 @@ def int8_layers(graph: Graph) -> set[str]:
 
 
 def assert_guarded(made: Quantized) -> None:
-    """The network is the best of the trials, and each was kept exactly if it was better than those before."""
+    """Check that the network is the best of the trials, and that each was kept exactly if it was better than before."""
     least = np.inf
     for trial in made.trials:
         assert trial.kept == (noise(trial) < least)
@@ -79,7 +79,7 @@ def assert_guarded(made: Quantized) -> None:
 
 
 def images() -> Array:
-    """Thirty, of which the ninth stretches the ranges."""
+    """Thirty images. The ninth stretches the ranges."""
     inputs = samples(30)
     inputs[8] *= 2
     return inputs
@@ -93,7 +93,7 @@ def whole() -> Quantized:
 # ------------------------------------------------------------------------------------------------------- what is kept
 
 
-def test_the_error_is_the_least_of_the_trials(whole: Quantized) -> None:
+def test_the_error_is_the_smallest_of_the_trials(whole: Quantized) -> None:
     assert_guarded(whole)
     assert [trial.method for trial in whole.trials][:5] == [
         "thresholds",
@@ -108,9 +108,11 @@ def test_the_error_is_the_least_of_the_trials(whole: Quantized) -> None:
     assert int8_layers(whole.graph) == {"c1", "d1", "c2", "c3", "fc"}
 
 
-def test_rare_large_values_are_not_clipped_where_they_are_what_counts() -> None:
-    """One value in 250,000 is 60, the others are near 1. The least error of the tensor clips it, but only such values
-    pass the bias and the ReLU."""
+def test_important_rare_large_values_are_not_clipped() -> None:
+    """One value in 250,000 is 60, and the others are near 1.
+
+    The threshold with the least error of the tensor clips it, but only such values pass the bias and the ReLU.
+    """
     inputs = np.random.default_rng(0).normal(0, 1, (8, 4, 250, 250)).astype(np.float32)
     inputs[:, 1, 100, 100] = 60
     graph = network("Input in0 0 1 in0 0=250 1=250 2=4\nConvolution c 1 1 in0 out0 0=4 1=1 5=1 6=16 9=1")
@@ -124,7 +126,7 @@ def test_rare_large_values_are_not_clipped_where_they_are_what_counts() -> None:
     assert whole.kept
 
 
-def test_each_layer_that_was_fitted_is_told() -> None:
+def test_each_fitted_layer_is_reported() -> None:
     made = quantize_images(small(), images(), target="x86", threads=1, effort=replace(BRIEF, biases=False))
     assert made.trials[-1].method == "layer by layer: bias, rounding"
     assert made.trials[-1].kept
@@ -133,7 +135,7 @@ def test_each_layer_that_was_fitted_is_told() -> None:
 
 @pytest.mark.parametrize("worse", ["correct_bias", "fit_layers"])
 def test_one_pass_is_compared_with_layer_by_layer(worse: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever of the two is spoilt, the other is shipped."""
+    """If one of the two is spoilt, the other one is used."""
     right = getattr(methods, worse)
 
     def spoilt(*given: Any, **options: Any) -> Any:
@@ -153,12 +155,12 @@ def test_one_pass_is_compared_with_layer_by_layer(worse: str, monkeypatch: pytes
     assert_guarded(made)
 
 
-def test_the_exact_network_computes_what_the_original_did(whole: Quantized) -> None:
+def test_the_exact_network_computes_the_same_as_the_original(whole: Quantized) -> None:
     assert errors(whole.exact, whole) < 1e-9
     assert [la.name for la in whole.exact.layers] == [la.name for la in whole.fitted.layers]
 
 
-def test_held_back_images_take_no_part_in_choosing(whole: Quantized) -> None:
+def test_held_back_images_are_not_used_for_fitting(whole: Quantized) -> None:
     assert len(whole.used) == 23
     assert np.array_equal([sample[0] for sample in whole.held], images()[3::4])
     assert whole.advice.ranges.shape == (23, 5)
@@ -166,7 +168,7 @@ def test_held_back_images_take_no_part_in_choosing(whole: Quantized) -> None:
     assert whole.advice.counts[-1].relative_error == pytest.approx(noise(whole.trials[0]))
 
 
-def test_what_hurts_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_increases_the_error_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def spoilt(graph: Graph) -> Graph:
         made = graph.copy()
         for layer in made.layers:
@@ -209,7 +211,7 @@ def test_outputs_that_are_not_finite_are_never_kept(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("method", ["kl", "aciq"])
-def test_of_the_native_methods_only_biases_are_corrected(method: str) -> None:
+def test_native_methods_only_correct_biases(method: str) -> None:
     graph, inputs = small(), samples(10)
     made = quantize_images(graph, [inputs], target="x86", method=method, threads=1)
     assert [trial.method for trial in made.trials] == ["thresholds", "bias correction"]
@@ -236,7 +238,7 @@ def test_skipped_layers_stay_in_floating_point() -> None:
     assert_guarded(made)
 
 
-def test_a_network_of_which_all_is_skipped_stays_what_it_was() -> None:
+def test_a_network_with_all_layers_skipped_stays_the_same() -> None:
     graph = small()
     made = quantize_images(graph, [samples(5)], effort="fast", skip=["c1", "d1", "c2", "c3", "fc"], threads=1)
     assert not int8_layers(made.graph)
@@ -293,8 +295,8 @@ def test_several_inputs_and_outputs() -> None:
     assert_guarded(made)
 
 
-def test_an_image_that_stretches_is_told_by_its_own_number(whole: Quantized) -> None:
-    assert whole.advice.stretching[0].image == 8  # of those used the 7th: the fourth and the eighth are held back
+def test_an_image_that_stretches_is_reported_by_its_index(whole: Quantized) -> None:
+    assert whole.advice.stretching[0].image == 8  # the 7th used image, because the fourth and the eighth are held back
 
 
 def test_samples_or_statistics_may_be_given() -> None:
@@ -309,7 +311,7 @@ def test_samples_or_statistics_may_be_given() -> None:
 
 
 class Counted:
-    """Samples that tell which of them were read, and how many of those are still held."""
+    """Samples that record which of them were read, and how many are still in memory."""
 
     def __init__(self, rows: Array) -> None:
         self.rows = rows
@@ -337,7 +339,7 @@ class Counted:
 
 
 class Held(np.ndarray[Any, Any]):
-    """An array that can be told from others: numpy's own have no hash."""
+    """An array with a hash, which numpy's own arrays do not have."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
@@ -361,7 +363,7 @@ def test_calibrating_holds_few_samples_whatever_their_number() -> None:
     assert given.most[0] <= 6
 
 
-def test_batches_give_what_their_samples_give() -> None:
+def test_batches_give_the_same_as_their_samples() -> None:
     inputs = samples(23)
     whole = ncnnkit.quantize(small(), inputs, target="x86", effort="fast")
     batches = ((inputs[i : i + 4], np.arange(4)) for i in range(0, 23, 4))
@@ -369,7 +371,7 @@ def test_batches_give_what_their_samples_give() -> None:
 
 
 @pytest.mark.torch
-def test_a_data_loader_gives_what_its_samples_give() -> None:
+def test_a_data_loader_gives_the_same_as_its_samples() -> None:
     import torch
 
     inputs = samples(23)
@@ -393,8 +395,10 @@ UNEVEN = """
 
 
 def test_an_output_of_small_values_counts_as_much_as_one_of_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One output has values up to 320, the other 0 to 1. What mends the one and ruins the other is not kept, although
-    the mean squared error falls."""
+    """One output has values up to 320, the other has values from 0 to 1.
+
+    A method that improves the first and ruins the second is not kept, although the mean squared error becomes smaller.
+    """
     graph = network(UNEVEN)
     for name in graph.layer("large").weights:
         graph.layer("large").weights[name] = graph.layer("large").array(name) * np.float32(80)
@@ -423,7 +427,7 @@ def test_an_output_of_small_values_counts_as_much_as_one_of_large(monkeypatch: p
 
 
 def squared_errors(graph: Graph, of: Quantized) -> float:
-    """The mean over the outputs of their mean squared errors, whatever their sizes."""
+    """The mean over the outputs of their mean squared errors, independent of their sizes."""
     with Session(graph, threads=1) as ours, Session(of.source, threads=1) as exact:
         rows = [(ours.run(*sample), exact.run(*sample)) for sample in of.held]
     return float(np.mean([[np.mean((a - b) ** 2) for a, b in zip(*row)] for row in rows]))

@@ -1,4 +1,4 @@
-"""Side by side with ncnn's own ncnnoptimize, ncnn2table and ncnn2int8."""
+"""Comparisons with ncnn's own ncnnoptimize, ncnn2table and ncnn2int8."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def lite0() -> Graph:
 
 @pytest.fixture(scope="module")
 def photographs() -> Array:
-    """Sixteen photographs as the network sees them, uint8 (N, 3, 224, 224)."""
+    """Sixteen photographs in the size of the network's input, uint8 (N, 3, 224, 224)."""
     pixels = replace(PRESETS["efficientnet-lite0"], divisor=1.0, mean=(0.0,), std=(1.0,))
     images = open_images(DATA / "images/calibration", pixels, [InputSpec("in0", (3, 224, 224))])
     return in_memory(images.subset(range(16)))[0].astype(np.uint8)
@@ -70,7 +70,7 @@ def outputs(graph: Graph, sample: Array) -> Array:
 
 
 def benchmark(name: str) -> Graph:
-    """A network of ncnn's own benchmark, which comes without weights."""
+    """A network of ncnn's benchmark, which has no weights."""
     return with_weights(ncnnfile.load_param(BENCHMARK / f"{name}.param"), seed=1)
 
 
@@ -110,7 +110,7 @@ def test_fp16_storage_is_ncnnoptimizes(lite0: Graph, tmp_path: Path) -> None:
 
 
 def native_table(graph: Graph, photographs: Array, method: str, folder: Path) -> Table:
-    """ncnn2table's table; this one reads images, so it gets them lossless and in the size they are needed in."""
+    """The table of ncnn2table. It reads images, so it gets lossless files in the size of the input."""
     ncnnfile.save(graph, folder / "m.param")
     for i, pixels in enumerate(photographs):
         Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / f"{i}.png")
@@ -122,15 +122,15 @@ def native_table(graph: Graph, photographs: Array, method: str, folder: Path) ->
 
 
 def check_same(ours: Table, theirs: Table) -> None:
-    """The same scales, as exactly as six decimals say them."""
+    """Check that scales are equal to six decimals."""
     assert ours.weights.keys() == theirs.weights.keys()
     assert ours.inputs.keys() == theirs.inputs.keys()
     for key, scales in theirs.weights.items():
         np.testing.assert_allclose(ours.weights[key], scales, rtol=1e-5, atol=1e-6, err_msg=key)
     found, expected = (np.array([table.inputs[name] for name in theirs.inputs]) for table in (ours, theirs))
     off = np.abs(found / expected - 1)
-    # The two versions of ncnn round activations otherwise in their last bit. Where KL finds two thresholds as good, a
-    # value in the next bin decides; they are neighbours, of 2048.
+    # The two versions of ncnn round the last bit of activations differently. If two thresholds are equally good for KL,
+    # a value in another bin decides. They are neighbours among 2048.
     assert off.max() < 1e-3
     assert np.mean(off < 1e-5) > 0.95
 
@@ -160,7 +160,7 @@ def test_quantize_gives_ncnn2int8s_model(lite0: Graph, photographs: Array, tmp_p
             continue
         count += 1
         assert mine.weights.keys() == native_layer.weights.keys()
-        # This ncnn2int8 writes a dead channel as -127 of scale inf, which is 0, too.
+        # This ncnn2int8 writes a dead channel as -127 with the scale inf, which also means 0.
         alive = np.isfinite(native_layer.array("weight_scales"))
         assert not mine.array("weight").reshape(len(alive), -1)[~alive].any()
         for slot in mine.weights:

@@ -1,4 +1,4 @@
-"""ncnn's files: what is written comes back, ncnn reads the same, and what is broken is refused in one line."""
+"""ncnn's files: reading returns what was written, ncnn reads the same, and broken files give a one-line error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MANY = settings(QUICK, max_examples=200)
 INT32 = st.integers(-(2**31), 2**31 - 1)
 FP32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 NAMES = st.text(st.characters(min_codepoint=33, exclude_categories=("Z", "C")), min_size=1, max_size=20)
-# What ncnn's scanner can take: see test_texts_ncnn_cannot_hold.
+# Texts that ncnn's scanner can read; see test_texts_ncnn_cannot_hold.
 TEXTS = st.text(st.sampled_from("0123wh+-*(, ab"), max_size=40).filter(
     lambda text: not text.startswith((" ", ",")) and not re.fullmatch("[^ ,]{14,}", text)
 )
@@ -54,7 +54,7 @@ def values(param: Param, default: Value) -> st.SearchStrategy[Any]:
 
 @st.composite
 def layers(draw: st.DrawFn) -> Layer:
-    """A layer of any type without weights, with any params."""
+    """A layer of any type without weights, with random params."""
     op = OPS[draw(st.sampled_from(WITHOUT_WEIGHTS))]
     layer = Layer(op.name, "", [], [])
     for param in draw(st.lists(st.sampled_from(op.params), unique=True, max_size=6)):
@@ -80,11 +80,11 @@ def graphs(draw: st.DrawFn) -> Graph:
 
 @given(graphs())
 @QUICK
-def test_params_come_back(graph: Graph) -> None:
+def test_params_survive_writing_and_reading(graph: Graph) -> None:
     text = format_param(graph)
     back = parse_param(text)
     assert back == graph
-    # Equality takes 1 for 1.0; ncnn does not.
+    # For Python 1 equals 1.0, but not for ncnn.
     assert [repr(layer.params) for layer in back.layers] == [repr(layer.params) for layer in graph.layers]
     assert format_param(back) == text
     assert text.count("\n") == len(graph.layers) + 2
@@ -102,7 +102,7 @@ def test_floats_are_written_so_that_every_ncnn_reads_them(value: float) -> None:
     graph = Graph([Layer("Input", "a", [], ["a"]), Layer("ReLU", "b", ["a"], ["b"], {"slope": value})])
     text = format_param(graph).split("0=")[1].strip()
     assert np.float32(text) == np.float32(value)
-    # Its scanner takes 15 characters, and sums up the digits on either side of the point in 32 bits.
+    # Its scanner reads 15 characters, and the digits on each side of the point into 32 bits.
     assert len(text) <= 15
     parts = re.fullmatch(r"-?(\d+)(?:\.(\d+))?(?:e[+-]\d+)?", text)
     assert parts is not None
@@ -112,7 +112,7 @@ def test_floats_are_written_so_that_every_ncnn_reads_them(value: float) -> None:
 
 
 def line(text: str) -> Layer:
-    """A layer from its line, with the input it reads before it."""
+    """A layer from its line. The input that it reads is added before it."""
     return parse_param(f"7767517\n2 9\nInput in 0 1 in\n{text}\n").layers[1]
 
 
@@ -176,7 +176,7 @@ def test_layers_beyond_the_count_are_ignored_with_a_warning() -> None:
         ("7767517\n2 1\n{}\n{}", "m.param:4: 2 blobs, but line 2 says 1"),
     ],
 )
-def test_wrong_heads_are_refused(text: str, says: str) -> None:
+def test_wrong_headers_are_refused(text: str, says: str) -> None:
     with pytest.raises(FormatError) as error:
         parse_param(text.format("Input in 0 1 in", "ReLU r 1 1 in out"), where="m.param")
     assert error.value.line() == says
@@ -228,16 +228,22 @@ def test_wrong_lines_are_refused(text: str, says: str) -> None:
     assert error.value.line() == says
 
 
-def test_layers_get_names_of_their_own() -> None:
-    """pnnx calls several Splits splitncnn_0 in some networks, and ncnn asks for no name; tables and plans do."""
+def test_duplicate_layer_names_are_changed() -> None:
+    """pnnx calls several Splits splitncnn_0 in some networks.
+
+    ncnn does not use names of layers, but tables and plans do.
+    """
     text = "7767517\n4 6\nInput in 0 1 in\nSplit s 1 2 in a b\nSplit s 1 2 b d e\nReLU s/5 1 1 d f"
     with pytest.warns(UserWarning, match="names that were used twice are changed: layer s, layer s/5$"):
         graph = parse_param(text)
     assert [layer.name for layer in graph.layers] == ["in", "s", "s/5", "s/5/6"]
 
 
-def test_a_blob_name_that_two_layers_produce_means_the_first_as_in_ncnn(tmp_path: Path) -> None:
-    """Layers in the style of Caffe write into their input's name. ncnn never runs them, but reads their weights."""
+def test_of_two_blobs_with_one_name_the_first_is_read_as_in_ncnn(tmp_path: Path) -> None:
+    """Layers in the style of Caffe have an output with the name of their input.
+
+    ncnn never runs them, but reads their weights.
+    """
     lines = [
         "Input in 0 1 in", "UnaryOp minus 1 1 in a 0=1", "PReLU inplace 1 1 a a 0=1",
         "Scale double 1 1 a out 0=3 1=0",
@@ -248,7 +254,7 @@ def test_a_blob_name_that_two_layers_produce_means_the_first_as_in_ncnn(tmp_path
     x = np.array([1, -2, 3], np.float32)
     exact = run(param, x)
     np.testing.assert_array_equal(exact, -2 * x)
-    with pytest.warns(UserWarning, match="never runs a layer .* left out: PReLU inplace"):
+    with pytest.warns(UserWarning, match="layers are left out because ncnn never runs them.*: PReLU inplace"):
         graph = load(param)
     assert [layer.name for layer in graph.layers] == ["in", "minus", "double"]
     save(graph, tmp_path / "written.param")
@@ -300,7 +306,7 @@ def test_very_long_numbers_are_refused() -> None:
         (lambda path: path.write_bytes(b"\x80\xff\x00"), "is not text (binary .param.bin files are not supported)"),
     ],
 )
-def test_files_that_are_no_text_are_refused(make: Callable[[Path], Any], says: str, tmp_path: Path) -> None:
+def test_files_that_are_not_text_are_refused(make: Callable[[Path], Any], says: str, tmp_path: Path) -> None:
     path = tmp_path / "m.param"
     make(path)
     for read in (load, load_param):
@@ -370,7 +376,7 @@ def any_network(w: int, n: int, c: int, storage: list[str], seed: int) -> Graph:
     st.integers(0, 99),
 )
 @QUICK
-def test_weights_come_back_byte_for_byte(tmp_path: Path, w: int, n: int, c: int, storage: list[str], seed: int) -> None:
+def test_weights_survive_byte_for_byte(tmp_path: Path, w: int, n: int, c: int, storage: list[str], seed: int) -> None:
     graph = any_network(w, n, c, storage, seed)
     param = tmp_path / "m.param"
     save(graph, param)
@@ -446,7 +452,7 @@ def test_the_bin_may_stand_elsewhere(tmp_path: Path) -> None:
 def test_a_network_without_weights_needs_no_bin(tmp_path: Path) -> None:
     graph = parse_param("7767517\n2 2\nInput in 0 1 in\nReLU r 1 1 in out\n")
     save(graph, tmp_path / "m.param")
-    assert (tmp_path / "m.bin").read_bytes() == b""  # ncnn wants one
+    assert (tmp_path / "m.bin").read_bytes() == b""  # ncnn needs one
     (tmp_path / "m.bin").unlink()
     assert load(tmp_path / "m.param") == graph
 
@@ -510,7 +516,7 @@ TEXT = format_param(any_network(3, 2, 2, ["fp32"] * 3, 0))
 @pytest.mark.filterwarnings("ignore:.*the rest is ignored")
 @given(st.data())
 @MANY
-def test_no_text_does_worse_than_a_format_error(data: st.DataObject) -> None:
+def test_any_text_gives_at_worst_a_format_error(data: st.DataObject) -> None:
     text = TEXT
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(text)))
@@ -522,7 +528,7 @@ def test_no_text_does_worse_than_a_format_error(data: st.DataObject) -> None:
 
 @given(st.data())
 @MANY
-def test_no_bytes_do_worse_than_a_format_error(tmp_path: Path, data: st.DataObject) -> None:
+def test_any_bytes_give_at_worst_a_format_error(tmp_path: Path, data: st.DataObject) -> None:
     param = tmp_path / "m.param"
     if not param.exists():
         simple(tmp_path)
@@ -544,7 +550,7 @@ def any_bytes(folder: Path) -> bytes:
 
 @given(st.binary(max_size=200))
 @MANY
-def test_no_file_does_worse_than_a_format_error(tmp_path: Path, data: bytes) -> None:
+def test_any_file_gives_at_worst_a_format_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "any.param"
     path.write_bytes(data)
     with pytest.raises(FormatError):
@@ -554,7 +560,7 @@ def test_no_file_does_worse_than_a_format_error(tmp_path: Path, data: bytes) -> 
 
 
 def refuses_or_reads(read: Callable[[], Graph]) -> Graph | None:
-    """The graph, or None for a FormatError of one line; anything else escapes and fails the test."""
+    """The graph, or None for a FormatError of one line. Any other exception fails the test."""
     try:
         return read()
     except FormatError as error:
@@ -574,7 +580,7 @@ def refuses_or_reads(read: Callable[[], Graph]) -> Graph | None:
         ({"slope": 1.0}, "0=1.0"),
         ({"slope": 1e20}, "0=1e+20"),
         ({"slope": np.float32(0.5)}, "0=0.5"),
-        ({"slope": 1}, "0=1.0"),  # not every ncnn would read 1 as a real number
+        ({"slope": 1}, "0=1.0"),  # some versions of ncnn do not read 1 as a real number
         ({"featmask": np.int64(3)}, "31=3"),
         ({"shape_hints": (1, 2)}, "-23330=2,1,2"),
         ({"shape_hints": ()}, "-23330=0"),
@@ -729,7 +735,7 @@ def test_a_missing_folder_is_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["file", "file/folder"])
-def test_a_folder_that_is_none_is_refused(folder: str, tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_refused(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written: Not a directory"):
         save(linear(), tmp_path / folder / "m.param")
@@ -824,7 +830,7 @@ def test_ncnn_reads_the_texts_and_arrays_that_were_written(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(SOURCE is None, reason="NCNNKIT_NCNN_SOURCE does not name a checkout of ncnn")
-def test_the_networks_of_ncnns_benchmark_come_back() -> None:
+def test_the_networks_of_ncnns_benchmark_survive() -> None:
     files = sorted((Path(SOURCE or "") / "benchmark").rglob("*.param"))
     assert files
     with warnings.catch_warnings(record=True) as warned:
@@ -833,7 +839,7 @@ def test_the_networks_of_ncnns_benchmark_come_back() -> None:
             graph = load_param(path)
             assert graph.layers
             assert parse_param(format_param(graph)) == graph
-    # One of them has one layer more than it counts; ncnn does not read it.
+    # One of them has one layer more than its count; ncnn does not read it.
     assert [re.sub(r".*/", "", str(warning.message)) for warning in warned] == [
         "nanodet_m.param: line 2 counts 179 layers of 180; the rest is ignored"
     ]
@@ -852,15 +858,17 @@ def test_the_networks_of_ncnns_benchmark_come_back() -> None:
         ("Eltwise x 2 1 a b out0 0=1 1=2,0.5", "coeffs", (2.0, 0.0), True),
     ],
 )
-def test_whole_numbers_where_real_ones_are_expected(layer: str, key: str, read: Value, doubtful: bool) -> None:
+def test_whole_numbers_instead_of_real_ones(layer: str, key: str, read: Value, doubtful: bool) -> None:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         graph = parse_param(f"7767517\n3 3\nInput a 0 1 a\nInput b 0 1 b\n{layer}\n", where="net")
-    expected = f"net: not every ncnn reads whole numbers as real ones.*: {key} of {layer[: layer.index(' ')]} x$"
+    expected = (
+        f"net: some versions of ncnn misread a real number without a point.*: {key} of {layer[: layer.index(' ')]} x$"
+    )
     assert [bool(re.search(expected, str(w.message))) for w in said] == [True] * doubtful
     assert graph.layers[-1].params[key] == read
     net = ncnn.Net()
-    assert net.load_param_mem(format_param(graph)) == 0  # what is written, every ncnn reads alike
+    assert net.load_param_mem(format_param(graph)) == 0  # all versions of ncnn read the written file alike
     with net.create_extractor() as extractor:
         for blob, value in (("a", 1.0), ("b", 5.0)):
             extractor.input(blob, ncnn.Mat(np.full(3, value, np.float32)).clone())

@@ -1,4 +1,4 @@
-"""Noise over signal: each output relative to its own signal, summed up sample by sample."""
+"""Noise over signal: each output relative to its own signal, summed over samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_each_output_counts_relative_to_its_own_signal() -> None:
 
 
 def test_samples_add_up_over_the_whole_set() -> None:
-    """A sample of little signal does not decide: sums are taken before the ratio."""
+    """A sample with little signal has little weight, because sums are computed before the ratio."""
     noise = Noise()
     noise.add([np.array([100.0])], [np.array([99.0])])
     noise.add([np.array([0.1])], [np.array([0.0])])
@@ -36,7 +36,7 @@ def test_an_output_that_is_zero_throughout_is_compared_with_the_others() -> None
     assert noise.relative == pytest.approx((0 + 0.01 / (8 / 3)) / 2)
 
 
-def test_what_has_no_signal_or_is_not_finite_is_infinitely_wrong() -> None:
+def test_noise_without_signal_and_nan_are_infinitely_wrong() -> None:
     exact, lost, broken = Noise(), Noise(), Noise()
     exact.add([np.zeros(3)], [np.zeros(3)])
     lost.add([np.ones(3)], [np.zeros(3)])

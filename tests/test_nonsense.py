@@ -1,4 +1,6 @@
-"""A serving process or a board that answers nonsense: an error of that device that names the request, no traceback."""
+"""A serving process or a board that gives invalid answers: the error names the device and the request, without
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "profile": {"taps": [["a"], ["b"]]},
     "time_nets": {"nets": [NET]},
 }
-"""The fields of a request, as far as its answer is compared with them."""
+"""The fields of a request with which its answer is compared."""
 
 F32, F64, I64 = np.zeros(3, np.float32), np.zeros(3), np.zeros(3, np.int64)
 RIGHT: dict[str, tuple[Answer, Arrays]] = {
@@ -64,16 +66,16 @@ RIGHT: dict[str, tuple[Answer, Arrays]] = {
     "profile": (answers.Profiled(2.0, 2.0, [1.0, 1.0], [32, 8]), []),
     "time_nets": (answers.NetTimes([answers.NetTime(1.0, 1.0, 0.0, [32], [8])]), []),
 }
-"""A right answer to each request."""
+"""A valid answer to each request."""
 
 
 class Peer(CheckedChild):
-    """A serving process that answers a request with these bytes, however it may ask."""
+    """A serving process that answers every request with these bytes."""
 
     def __init__(self, folder: Path, answer: bytes) -> None:
         (folder / "answer").write_bytes(MARK + answer)
         script = "import shutil, sys; shutil.copyfileobj(open(sys.argv[1], 'rb'), sys.stdout.buffer)"
-        # It reads what it is asked, or we could not write it; and lives on, so that nothing is learnt of its end.
+        # It reads requests, because otherwise writing would fail, and does not end, so that its end shows nothing.
         script += "; sys.stdout.flush(); sys.stdin.buffer.read()"
         super().__init__([sys.executable, "-S", "-c", script, str(folder / "answer")])
 
@@ -85,7 +87,7 @@ def message(fields: Any, arrays: Arrays) -> bytes:
 
 
 def read(op: str, answer: bytes) -> tuple[Any, Arrays]:
-    """What our side makes of the bytes of an answer: the very code, without the process."""
+    """The result of the parent's code for the bytes of an answer, without a process."""
     stream = io.BytesIO(answer)
     received = messages.receive(stream.read, stream.readline)
     assert received is not None
@@ -107,7 +109,7 @@ def test_a_right_answer_is_read_as_it_was_sent(op: str) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(arrays, got, strict=True))
 
 
-def test_what_comes_before_an_answer_says_how_far_it_is(tmp_path: Path) -> None:
+def test_messages_before_an_answer_are_progress(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     before = b"".join(message({"so_far": [done, 4]}, []) for done in (1, 3))
     with Peer(tmp_path, before + message(asdict(RIGHT["memory"][0]), [])) as peer:
@@ -117,7 +119,7 @@ def test_what_comes_before_an_answer_says_how_far_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("far", [3, [1], [2, 1], [-1, 1], [0.5, 1], [True, 1], ["1", "2"], {"a": 1}])
-def test_nonsense_about_how_far_it_is(tmp_path: Path, far: Any) -> None:
+def test_invalid_progress(tmp_path: Path, far: Any) -> None:
     answer = message({"so_far": far}, []) + message(asdict(RIGHT["memory"][0]), [])
     with Peer(tmp_path, answer) as peer, pytest.raises(WorkerError, match="broke the protocol during 'memory'"):
         peer.ask("memory")
@@ -135,6 +137,9 @@ NONSENSE: dict[str, Callable[[dict[str, Any], Arrays], bytes]] = {
     "an empty array of endless rows": lambda fields, arrays: (
         json.dumps({**fields, "arrays": [["float32", [0, 1 << 62]]]}).encode() + b"\n"
     ),
+    "an array of a type that NumPy would read": lambda fields, arrays: (
+        json.dumps({**fields, "arrays": [["(1,)f4", [1]]]}).encode() + b"\n"
+    ),
     "an array of objects": lambda fields, arrays: json.dumps({**fields, "arrays": [["O", [1]]]}).encode() + b"\n",
     "NaN": lambda fields, arrays: message({**fields, "ms": float("nan")}, arrays),
     "a number that is too large": lambda fields, arrays: message(fields, arrays).replace(
@@ -146,7 +151,7 @@ NONSENSE: dict[str, Callable[[dict[str, Any], Arrays], bytes]] = {
 
 @pytest.mark.parametrize("op", ANSWERS)
 @pytest.mark.parametrize("kind", NONSENSE)
-def test_nonsense_is_that_processs_error(op: str, kind: str, tmp_path: Path) -> None:
+def test_an_invalid_answer_is_an_error_of_that_process(op: str, kind: str, tmp_path: Path) -> None:
     record, arrays = RIGHT[op]
     with Peer(tmp_path, NONSENSE[kind](asdict(record), arrays)) as peer, pytest.raises(WorkerError) as error:
         peer.ask(op, timeout=30.0, **ASKED.get(op, {}))
@@ -160,8 +165,8 @@ WITH_FIELDS = [op for op, (record, _) in RIGHT.items() if asdict(record)]
 @pytest.mark.parametrize("op", WITH_FIELDS)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_a_field_of_another_type_is_told_by_its_name(op: str, data: Any) -> None:
-    """Each field in turn is dropped, or becomes something that it cannot be."""
+def test_a_field_of_another_type_is_named(op: str, data: Any) -> None:
+    """Each field in turn is removed, or gets an invalid value."""
     record, arrays = RIGHT[op]
     fields = asdict(record)
     name = data.draw(st.sampled_from(sorted(fields)))
@@ -183,7 +188,7 @@ anything = st.recursive(
 
 @given(anything, st.sampled_from(sorted(ANSWERS)), st.lists(st.sampled_from([F32, F64, I64]), max_size=2))
 @settings(max_examples=200, deadline=None)
-def test_whatever_is_answered_is_right_or_an_error_of_the_protocol(value: Any, op: str, arrays: Arrays) -> None:
+def test_any_answer_is_valid_or_a_protocol_error(value: Any, op: str, arrays: Arrays) -> None:
     fields = value if isinstance(value, dict) else {"value": value}
     fields.pop("arrays", None)
     try:
@@ -218,7 +223,7 @@ def test_whatever_is_answered_is_right_or_an_error_of_the_protocol(value: Any, o
         ("machine", {"machine": {**asdict(boards.machine()), "machine": "a b"}}),
     ],
 )
-def test_an_answer_to_another_question_is_none(op: str, wrong: dict[str, Any]) -> None:
+def test_an_answer_to_another_request_is_refused(op: str, wrong: dict[str, Any]) -> None:
     record, arrays = RIGHT[op]
     with pytest.raises((ProtocolError, ValueError)):
         read(op, message({**asdict(record), **wrong}, arrays))
@@ -228,7 +233,7 @@ def test_an_answer_to_another_question_is_none(op: str, wrong: dict[str, Any]) -
 
 
 class Lying:
-    """A device whose serving processes answer everything so."""
+    """A device with serving processes that give this answer to everything."""
 
     name, address = "the board", "ssh://board"
 
@@ -260,7 +265,7 @@ def test_stages_that_ask_a_board_end_with_its_error(answer: bytes, tmp_path: Pat
 
 
 class Saying(Transport):
-    """A board whose agent prints this for every request."""
+    """A board with an agent that prints this for every request."""
 
     address = "ssh://board"
 
@@ -280,7 +285,7 @@ KINDS: dict[str, Any] = {
     "missing": list[str], "venv": bool, "install": type(None), "start": type(None), "forget": type(None),
     "clean": type(None), "about": Platform,
 }  # fmt: skip
-"""A request that answers with one line -> what that is."""
+"""A request with a one-line answer -> the class of the answer."""
 
 
 def test_every_request_of_the_agent_is_covered() -> None:
@@ -289,7 +294,7 @@ def test_every_request_of_the_agent_is_covered() -> None:
 
 @pytest.mark.parametrize("request_", KINDS)
 @pytest.mark.parametrize("line", [b"", b"hello", b"{", b"[1]", b'{"a": 1}', b"1e999", b"[" * 5000, b'"' + b"\xff"])
-def test_an_answer_of_the_agent_that_is_none_is_the_boards_error(request_: str, line: bytes) -> None:
+def test_an_invalid_answer_of_the_agent_is_the_boards_error(request_: str, line: bytes) -> None:
     link = Link(Saying(MARK + line + b"\n"), "the board")
     with pytest.raises(DeviceError, match=f"the board: it broke the protocol at {request_!r}"):
         link.ask(KINDS[request_], request_)
@@ -300,7 +305,7 @@ def test_an_answer_of_the_agent_that_is_none_is_the_boards_error(request_: str, 
     [{"machine": "../../x"}, {"system": "a b"}, {"libc": "a/b"}, {"libc_version": "$(x)"}, {"libc_version": "3"},
      {"python": [3]}, {"python": ["3", 11, 2]}, {"python": [3, -1, 2]}, {"free_bytes": "much"}, {"time": None}],
 )  # fmt: skip
-def test_what_a_board_tells_of_itself_can_be_part_of_a_files_name(wrong: dict[str, Any]) -> None:
+def test_facts_of_a_board_can_be_part_of_a_file_name(wrong: dict[str, Any]) -> None:
     assert decode(json.dumps(PLATFORM), Platform).machine == "aarch64"
     link = Link(Saying(MARK + json.dumps({**PLATFORM, **wrong}).encode() + b"\n"), "the board")
     with pytest.raises(DeviceError, match="the board: it broke the protocol at 'about'"):
@@ -312,7 +317,7 @@ def test_what_a_board_tells_of_itself_can_be_part_of_a_files_name(wrong: dict[st
     ['{"step": {"stage": "[red]"}}', '{"step": {"stage": "time", "done": "x"}}', '{"step": {}}', '{"ended": true}',
      '{"ended": {"done": 1, "said": ""}}', '{"step": {"stage": "time", "of": 1e999}}'],
 )  # fmt: skip
-def test_a_line_of_progress_that_is_none_is_refused(line: str) -> None:
+def test_an_invalid_line_of_progress_is_refused(line: str) -> None:
     with pytest.raises(FormatError):
         decode(line, Line)
 
@@ -331,8 +336,8 @@ def test_a_tar_that_would_fill_the_disk_is_refused(tmp_path: Path, monkeypatch: 
     assert not list((tmp_path / "to").iterdir())
 
 
-def test_what_ssh_says_by_its_status_is_no_signal(tmp_path: Path) -> None:
-    """255 is above 128, and no signal has the rest for a number."""
+def test_the_exit_status_of_ssh_is_not_a_signal(tmp_path: Path) -> None:
+    """255 is above 128, but 127 is not the number of a signal."""
     with CheckedChild(["sh", "-c", "echo lost >&2; exit 255"]) as child, pytest.raises(WorkerError) as error:
         child.ask("memory")
     assert str(error.value) == "exit status 255 during 'memory'; last words: lost"

@@ -1,4 +1,4 @@
-"""A normalisation that a network begins with becomes part of the preprocessing, and the outputs stay the same."""
+"""A normalisation at the beginning of a network becomes part of the preprocessing, and the outputs stay the same."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ CONSTANTS: dict[str, Array] = {
 def network(
     path: Path, *head: onnx.NodeProto, shape: tuple[int, ...] = (1, 3, SIDE, SIDE), kind: Any = np.float32
 ) -> str:
-    """A file whose first nodes make ``y`` of ``x``; a padded convolution follows."""
+    """A file with first nodes that compute ``y`` from ``x``, followed by a padded convolution."""
     read = {name for each in head for name in each.input}
     nodes = [*head, node("Conv", ["y", "w", "b"], ["z"], pads=[1, 1, 1, 1]), node("Relu", ["z"], ["out"])]
     constants = {name: array for name, array in CONSTANTS.items() if name in read | {"w", "b"}}
@@ -100,7 +100,7 @@ SPELLINGS = {
     "after-another": ([node("Sub", ["x", "mean"], ["a"]), node("Div", ["a", "std"], ["y"])],
                       Preprocess(resize=(SIDE, SIDE), mean=(0.1, 0.2, 0.3), std=(0.5, 2.0, 1.0), color="bgr")),
 }  # fmt: skip
-"""Name -> the nodes of a normalisation, and the preprocessing of the network that begins with it."""
+"""Name -> (the nodes of a normalisation, the preprocessing of the network that begins with it)."""
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
@@ -118,7 +118,7 @@ def test_a_normalisation_becomes_part_of_the_preprocessing(name: str, tmp_path: 
     assert sqnr(ours, exact) > 110
 
 
-def test_the_numbers_are_those_that_the_author_wrote(tmp_path: Path) -> None:
+def test_numbers_are_recovered_as_the_author_wrote_them(tmp_path: Path) -> None:
     made, _ = converted(network(tmp_path, *SPELLINGS["sub-div"][0]), SHARES)
     assert made.preprocess == Preprocess(resize=(SIDE, SIDE), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
@@ -131,7 +131,7 @@ def test_a_reversal_of_channels_is_an_order_of_colours(tmp_path: Path) -> None:
 
 
 def test_padding_that_is_zero_in_the_tensor_keeps_the_normalisation_in_the_network(tmp_path: Path) -> None:
-    """Beside pixels, that zero is normalised by the network, too."""
+    """The network also normalises that zero."""
     wide = Image.fromarray(NOISE.integers(0, 256, (SIDE // 2, SIDE, 3), np.uint8))
     path = network(tmp_path, *SPELLINGS["reversed-channels"][0])
     for fill, folded in ((None, False), ((10, 20, 30), True)):
@@ -167,9 +167,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_what_is_no_normalisation_stays_in_the_network(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_nodes_stay_in_the_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONSTANTS, "map", NOISE.random((1, 3, SIDE, SIDE)).astype(np.float32))
     monkeypatch.setitem(CONSTANTS, "sizes", np.array([1, 3, 8, 8]))
     path = network(tmp_path, *KEPT[name])

@@ -1,4 +1,4 @@
-"""The notebook in docs/ runs, and what it shows is what it would show again."""
+"""The notebook in docs/ runs, and its stored outputs have the same form as new outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOTEBOOK = Path(__file__).parents[1] / "docs/notebook.ipynb"
 
 
 def shown(cell: Any) -> list[str]:
-    """The kinds of a cell's outputs: a stream's name, or the forms of a value. Pieces of a stream are one."""
+    """The kinds of a cell's outputs: the name of a stream, or the formats of a value. Parts of a stream are merged."""
     kinds = [output.get("name") or ",".join(sorted(output["data"])) for output in cell["outputs"]]
     return list(dict.fromkeys(kinds))
 

@@ -1,4 +1,4 @@
-"""Small modules of torch by each of its exporters: they become the layers that they should, and compute the same."""
+"""Small torch modules, exported by each of its exporters: they become the expected layers, and compute the same."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ConvNeXtBlock(nn.Module):  # type: ignore[misc]
 
 
 class SwinBlock(nn.Module):  # type: ignore[misc]
-    """Attention in windows of 4x4, shifted by 2, as torchvision spells it."""
+    """Attention in windows of 4x4, shifted by 2, as in torchvision."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class SwinBlock(nn.Module):  # type: ignore[misc]
 
 
 class RotaryAttention(nn.Module):  # type: ignore[misc]
-    """LLaMA's: rotary embedding, grouped keys, a causal mask, RMSNorm in front."""
+    """LLaMA's attention: rotary embedding, grouped keys, a causal mask, and RMSNorm before it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ MODULES: dict[str, tuple[Callable[[], Any], tuple[int, ...], set[str]]] = {
     "dot product": (lambda: Of(lambda x: functional.scaled_dot_product_attention(x[None], x[None], x[None])),
                     TOKENS, {"SDPA"}),
 }  # fmt: skip
-"""What -> module, input shape, and the layers that ncnn's network must have ("A|B": one of them)."""
+"""Name -> (module, input shape, the layers that ncnn's network must have); "A|B" means one of them."""
 
 EXPORTERS: dict[str, dict[str, Any]] = {
     "classic 12": {"dynamo": False, "opset_version": 12},
@@ -179,7 +179,7 @@ CANNOT = {
     ("channel shuffle", "classic 12"), ("channel shuffle", "classic 17"),
     ("dot product", "classic 12"), ("rotary", "classic 12"), ("encoder", "classic 12"), ("multihead", "classic 12"),
 }  # fmt: skip
-"""What torch itself does not export at that opset."""
+"""Modules that torch itself does not export at that opset."""
 
 
 def export(module: Any, shape: tuple[int, ...], how: dict[str, Any]) -> tuple[onnx.ModelProto, dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""The ONNX project's own tests of its operators: none may be wrong. ``docs/operators.md`` says what is refused."""
+"""The ONNX project's own tests of its operators: no result may be wrong.
+
+``docs/operators.md`` lists what is refused.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ DIFFERENT = {
     "test_resize_downsample_scales_linear_align_corners": "ONNX Runtime answers so, too",
     "test_resize_downsample_scales_cubic_align_corners": "ONNX Runtime answers so, too",
 }
-"""Test -> why ncnn's answer is another than the expected one.
+"""Test -> why ncnn's answer differs from the expected one.
 
-Halfway between two pixels ncnn takes the upper one and ONNX the even one: that matters for a grid that is computed; a
-constant one with such places is refused.
+Halfway between two pixels, ncnn takes the upper one and ONNX the even one. This matters for a computed grid; a constant
+grid with such positions is refused.
 """
 
 

@@ -1,4 +1,4 @@
-"""Operators of the front end for ONNX, each beside ONNX Runtime."""
+"""Operators of the ONNX front end, compared with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ noise = np.random.default_rng(0)
 
 @pytest.fixture(autouse=True)
 def _own_noise(request: pytest.FixtureRequest) -> None:
-    """Give each test the same noise whatever ran before it."""
+    """Give each test the same noise, independent of earlier tests."""
     global noise
     noise = np.random.default_rng(zlib.crc32(request.node.name.encode()))
 
@@ -100,7 +100,7 @@ CASES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_ncnn_computes_what_onnx_runtime_does(name: str) -> None:
+def test_ncnn_computes_the_same_as_onnx_runtime(name: str) -> None:
     assert_same(*CASES[name]())
 
 
@@ -116,7 +116,7 @@ def test_values_may_have_any_names() -> None:
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_the_branch_of_a_known_condition_is_taken(wide: bool) -> None:
-    """As torch exports a squeeze of an axis whose size it does not know."""
+    """As in torch's export of a squeeze of an axis of unknown size."""
 
     def branch(name: str, node: onnx.NodeProto) -> onnx.GraphProto:
         return helper.make_graph([node], name, [], [onnx.ValueInfoProto(name=node.output[0])])
@@ -147,7 +147,7 @@ def test_grid_sample(mode: str, padding: str, aligned: int) -> None:
 
 
 def _normalised(x: Array, gamma: Array, beta: Array) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """(x - mean) / deviation * gamma + beta over the last axis, spelled out."""
+    """(x - mean) / deviation * gamma + beta over the last axis, as single operators."""
     nodes = [
         onnx.helper.make_node("ReduceMean", ["x"], ["mean"], axes=[-1]),
         onnx.helper.make_node("Sub", ["x", "mean"], ["centred"]),
@@ -170,8 +170,8 @@ def test_gamma_and_beta_along_the_axis_that_is_normalised_are_the_layers_own() -
 
 
 @pytest.mark.parametrize("shape", [(6, 1), (1, 6, 1)])
-def test_gamma_and_beta_along_another_axis_are_not_taken_for_the_layers_own(shape: tuple[int, ...]) -> None:
-    """There are as many numbers, and they belong to the rows."""
+def test_gamma_and_beta_along_another_axis_stay_separate(shape: tuple[int, ...]) -> None:
+    """There are equally many numbers, but they belong to the rows."""
     assert_same(*_normalised(f(1, 6, 6), f(*shape), f(*shape)))
 
 
@@ -194,7 +194,7 @@ def test_a_group_norm_has_one_gamma_a_channel(shape: tuple[int, ...]) -> None:
 
 
 def test_a_single_operator_is_asked_in_a_valid_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resize at opset 11 must have all inputs. Some versions of ONNX Runtime accept it without them, others do not."""
+    """Resize at opset 11 must have all inputs. Only some versions of ONNX Runtime accept it without them."""
     asked: list[onnx.ModelProto] = []
     run = reading._run
 
@@ -215,7 +215,7 @@ def test_a_single_operator_is_asked_in_a_valid_model(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("nowhere", [False, True])
 def test_attention_with_hidden_places_is_one_layer(nowhere: bool) -> None:
-    """Scores replaced by a large negative number; a place that may look nowhere looks everywhere alike."""
+    """Scores are replaced by a large negative number. A position without allowed keys attends to all keys equally."""
     hidden = np.triu(np.ones((5, 5), bool), 1)
     hidden[2] |= nowhere
     nodes = [

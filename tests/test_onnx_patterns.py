@@ -1,4 +1,4 @@
-"""Formulas in many spellings: each becomes the one layer of ncnn that computes it."""
+"""Formulas in many spellings: each becomes the single ncnn layer that computes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 @dataclass
 class Written:
-    """Nodes of a model, and its constants, as far as they are written."""
+    """The nodes and constants of a model that is being written."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, Array] = field(default_factory=dict)
@@ -27,13 +27,13 @@ class Written:
 
 @dataclass
 class Value:
-    """A value of the model that is written; arithmetic with it writes nodes."""
+    """A value of that model. Arithmetic with it adds nodes."""
 
     name: str
     to: Written
 
     def op(self, kind: str, *others: Any, first: bool = True, outputs: int = 1, **attributes: Any) -> Any:
-        """Write a node with this value as its first input, or as its last; None leaves an input out."""
+        """Add a node with this value as its first or last input. None leaves an input out."""
         names = [self._named(other) for other in others]
         names = [self.name, *names] if first else [*names, self.name]
         made = [f"v{len(self.to.nodes)}_{i}" for i in range(outputs)]
@@ -112,7 +112,7 @@ def squares(x: Any, *axes: int) -> Any:
 
 
 def variance_first(x: Any) -> Any:
-    """As torch's var_mean is exported: each has its own mean, and the variance is of a sum."""
+    """As in torch's export of var_mean: each has its own mean, and the variance is of a sum."""
     deviation = ((centred(x, -1) ** 2.0).op("ReduceSum", np.array([-1])) / 8.0 + 1e-5).sqrt()
     return centred(x, -1) * deviation.op("Reciprocal") * ROW + ROW
 
@@ -185,7 +185,7 @@ def pairs_of_view(x: Any) -> Any:
 
 
 def swapped(x: Any) -> Any:
-    """Halves, before the heads go forward: places are the second axis."""
+    """Halves, before the heads are moved forward: positions are the second axis."""
     x = x.reshape(1, 6, 4, 8)
     a, b = x.part(0, 4), x.part(4, END)
     c, s = COS[:, None], SIN[:, None]
@@ -237,11 +237,11 @@ SPELLINGS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...], str]] = {
     "every second pixel, from the second": (lambda x: x.part(1, END, 2, 2).part(1, END, 2, 3), IMAGE, "Crop Pooling"),
     "corner": (lambda x: x.part(1, 3, 1, 2).part(2, 5, 1, 3), IMAGE, "Crop"),
 }  # fmt: skip
-"""What -> formula, shape of x, ncnn's layers after the Input."""
+"""Name -> (formula, shape of x, ncnn's layers after the Input)."""
 
 
 def written(formula: Callable[..., Any], *shapes: tuple[int, ...]) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """A formula as a model, and what it is fed."""
+    """A formula as a model, and its inputs."""
     fed = {f"x{i}": noise.normal(size=shape).astype(np.float32) for i, shape in enumerate(shapes)}
     to = Written()
     made = formula(*(Value(name, to) for name in fed))
@@ -250,7 +250,7 @@ def written(formula: Callable[..., Any], *shapes: tuple[int, ...]) -> tuple[onnx
 
 
 def layers(formula: Callable[..., Any], *shapes: tuple[int, ...]) -> list[str]:
-    """The types of ncnn's layers for a formula, Inputs left out; it computes what ONNX Runtime does."""
+    """The types of ncnn's layers for a formula, without Inputs. It checks that the outputs equal ONNX Runtime's."""
     graph = assert_same(*written(formula, *shapes), tolerance=1e-5)
     return [layer.type for layer in graph.layers if layer.type != "Input"]
 
@@ -270,11 +270,11 @@ OTHERS: dict[str, tuple[Callable[[Any], Any], tuple[int, ...], str]] = {
     "rotated by unlike angles": (lambda x: (x.part(0, 4) * COS - x.part(4, END) * SIN).op(
         "Concat", x.part(4, END) * SIN + x.part(0, 4) * SIN, axis=-1), IMAGE, "RotaryEmbed"),
 }  # fmt: skip
-"""What is nearly such a formula -> the formula, shape of x, and the layers that it must not become."""
+"""Name of a similar formula -> (the formula, shape of x, the layers that it must not become)."""
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_what_is_nearly_the_formula_stays_exact(what: str) -> None:
+def test_similar_formulas_stay_exact(what: str) -> None:
     formula, shape, wrong = OTHERS[what]
     assert not set(layers(formula, shape)) & set(wrong.split())
 
@@ -330,7 +330,7 @@ ATTENTIONS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]], str]] = {
     "einsum, factors swapped": (lambda q, k, v: v.op("Einsum", k.op(
         "Einsum", q, equation="bhjd,bhid->bhij").softmax(), equation="bhjd,bhij->bhid"), [], "SDPA"),
 }  # fmt: skip
-"""What -> formula of q, k, v and more inputs, the shapes of these, ncnn's layers after the Inputs."""
+"""Name -> (formula of q, k, v and more inputs, their shapes, ncnn's layers after the Inputs)."""
 
 
 @pytest.mark.parametrize("what", ATTENTIONS)

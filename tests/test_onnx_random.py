@@ -1,7 +1,7 @@
-"""Every operator of the ONNX front end beside ONNX Runtime, with random shapes and attributes.
+"""Every operator of the ONNX front end, compared with ONNX Runtime for random shapes and attributes.
 
-What ncnn cannot compute must be refused; a strategy asks mostly for what it can, and Hypothesis fails a test in which
-most is refused.
+Cases that ncnn cannot compute must be refused. A strategy mostly makes cases that it can compute, and Hypothesis fails
+a test in which most cases are refused.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ncnnkit.source.onnx.control import MOST_STEPS
 Array = NDArray[Any]
 Draw = Callable[..., Any]
 TESTED: set[tuple[str, str]] = set()
-"""The operators that a test here is about."""
+"""The operators with a test in this file."""
 
 
 class Case:
-    """What a strategy draws with: sizes, choices, and noise of its own seed."""
+    """Draws sizes, choices, and noise with a seed of its own for a strategy."""
 
     def __init__(self, draw: Draw) -> None:
         self.draw = draw
@@ -45,7 +45,7 @@ class Case:
         return bool(self.draw(st.booleans()))
 
     def shape(self, low: int = 1, high: int = 5, most: int = 5) -> tuple[int, ...]:
-        """A shape of ``low`` to ``high`` axes; the first one is 1 half the time, as a batch axis is."""
+        """A shape of ``low`` to ``high`` axes. In half of the cases the first one is 1, like a batch axis."""
         sides = [self.number(1, most) for _ in range(self.number(low, high))]
         if self.maybe():
             sides[0] = 1
@@ -60,7 +60,7 @@ class Case:
 
 
 def compare(*operators: str, domain: str = "", examples: int = 12) -> Callable[[Callable[[Case, str], Any]], Any]:
-    """A test of these operators: the function makes the model of one example, for the operator it is told."""
+    """Make a test of these operators. The function makes the model of one example for a given operator."""
     TESTED.update((domain, operator) for operator in operators)
 
     def decorate(make: Callable[[Case, str], Any]) -> Any:
@@ -76,7 +76,7 @@ def compare(*operators: str, domain: str = "", examples: int = 12) -> Callable[[
             try:
                 assert_same(model, fed, tolerance)
             except ConvertError as error:
-                if "ONNX Runtime" in str(error):  # the strategy made what is no model
+                if "ONNX Runtime" in str(error):  # the strategy made an invalid model
                     raise
                 reject()
 
@@ -102,7 +102,7 @@ def _body(nodes: Sequence[Any], inputs: Sequence[tuple[str, int]], outputs: Sequ
 
 @compare("Loop", "If")
 def test_loop(case: Case, operator: str) -> Any:
-    """A state goes through the steps, beside values from outside; each step may hand something out."""
+    """A state goes through the steps, together with values from outside. Each step may have outputs."""
     steps, shape = case.number(1, 5), (1, *case.shape(1, 3))
     fed = {"x": case.f(*shape), "z": case.f(*shape)}
     constants = {"times": np.array(steps), "always": np.array(True), "last": np.array(case.number(0, 4))}
@@ -113,7 +113,7 @@ def test_loop(case: Case, operator: str) -> Any:
         helper.make_node("Sub", ["product", "z"], ["next"]),
         helper.make_node("Add", ["next", "x"], ["shown"]),
     ]
-    if operator == "If":  # whose condition is another one at every step
+    if operator == "If":  # the condition differs at every step
         plus, minus = (_body([helper.make_node(kind, ["shown"], [kind])], [], [kind]) for kind in ("Abs", "Neg"))
         nodes += [
             helper.make_node("Less", ["i", "last"], ["early"]),
@@ -198,7 +198,7 @@ def test_control_flow_that_depends_on_the_inputs_is_refused(kind: str) -> None:
             helper.make_node("Less", ["sum", "limit"], ["low"]),
             helper.make_node("If", ["low"], ["y"], then_branch=one, else_branch=one),
         ]
-    with pytest.raises(ConvertError, match="while it runs" if kind == "branch" else "steps"):
+    with pytest.raises(ConvertError, match="at run time" if kind == "branch" else "steps"):
         assert_same(model(made, fed, ["y"], constants), fed)
 
 
@@ -262,7 +262,7 @@ def test_clip(case: Case, operator: str) -> Any:
 
 
 def broadcast(case: Case, count: int = 2) -> list[tuple[int, ...]]:
-    """Shapes that broadcast to one."""
+    """Shapes that can be broadcast to one shape."""
     whole = case.shape(1, 5, 4)
     made = []
     for _ in range(count):
@@ -272,7 +272,7 @@ def broadcast(case: Case, count: int = 2) -> list[tuple[int, ...]]:
 
 
 def two(case: Case, operator: str, one: Array, other: Array, **attributes: Any) -> Any:
-    """A node of two inputs, one of them constant two times in three."""
+    """A node with two inputs. In two of three cases one of them is constant."""
     constant = case.number(0, 2)
     constants = {constant: (one, other)[constant]} if constant < 2 else {}
     return one_node(operator, [None if constant == 0 else one, other], constants, **attributes)
@@ -987,8 +987,8 @@ def test_recurrent(case: Case, operator: str) -> Any:
 
 
 @compare("RNN", "GRU", "LSTM", examples=25)
-def test_recurrent_that_ncnn_has_not(case: Case, operator: str) -> Any:
-    """Other activations, gates that are clipped, coupled or see the cell: written step by step."""
+def test_recurrent_variants_that_ncnn_lacks(case: Case, operator: str) -> Any:
+    """Other activations, or gates that are clipped, coupled or read the cell: each step becomes layers."""
     steps, batch, width, hidden = case.number(1, 4), case.number(1, 3), case.number(1, 4), case.number(1, 4)
     direction = case.one_of("forward", "reverse", "bidirectional")
     both = 2 if direction == "bidirectional" else 1

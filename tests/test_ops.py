@@ -1,4 +1,4 @@
-"""The operator table: the types ncnn has, their params and defaults, and the bytes each reads from a .bin."""
+"""The operator table: ncnn's types, their params and defaults, and the bytes that each reads from a .bin."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def layer(type: str, **params: Value) -> Layer:
 
 
 def test_the_table_holds_every_type_of_ncnn_and_no_other() -> None:
-    # ncnn numbers its types from 0, and knows no name but its own.
+    # ncnn numbers its types from 0, and only knows its own names.
     assert sorted(ncnn.layer_to_index(name) for name in OPS) == list(range(len(OPS)))
     assert len(OPS) == 110
     assert not [i for i in range(len(OPS), 2 * len(OPS)) if ncnn.create_layer(i)]
@@ -39,7 +39,7 @@ def test_a_row_is_consistent(name: str) -> None:
     assert len(op.by_id) == len(op.by_name) == len(op.params)
     assert all(0 <= param.id < 32 for param in op.params)
     assert all(param.same_as in op.by_name for param in op.params if param.same_as)
-    # Every param has a value when nothing is given: no chain of same_as runs in a circle.
+    # Every param has a default value: no chain of same_as is circular.
     assert all(op.fault(param.name, layer(name).get(param.name)) == "" for param in op.params)
 
 
@@ -51,7 +51,7 @@ def test_params_are_those_of_the_sources(name: str) -> None:
     given: dict[int, str] = {}
     for number, default in re.findall(r"pd\.get\((\d+), (.*?)\)+;", body[1] if body else ""):
         given.setdefault(int(number), default)
-    # What is no plain number in ncnn: computed when the layer runs, or spelled otherwise here.
+    # Defaults that are not plain numbers in ncnn: computed when the layer runs, or written differently here.
     spelled = {
         "-FLT_MAX": "-3.402823466e38",
         "FLT_MAX": "3.402823466e38",
@@ -100,7 +100,7 @@ def test_defaults(type: str, params: dict[str, Value], name: str, value: Value) 
     assert (found, found.__class__) == (value, value.__class__)
 
 
-def test_a_param_the_type_has_not() -> None:
+def test_a_param_that_the_type_lacks() -> None:
     with pytest.raises(AttributeError, match="ReLU has no param 'kernel_w'"):
         layer("ReLU").get("kernel_w")
     with pytest.raises(AttributeError, match="ReLU has no param 'kernel_w'"):
@@ -136,7 +136,7 @@ def test_what_int8_needs_to_know() -> None:
 CONV = "0=4 1=3 11=2 5=1 6=72"  # 4 outputs, 3 inputs, kernel 2x3
 DEPTHWISE = "0=4 1=3 11=2 5=1 6=24 7=4"
 
-SLOTS = [  # type, its params, its weights; * marks those that begin with a tag
+SLOTS = [  # type, its params, its weights; * marks weights that begin with a tag
     ("Convolution", CONV, "*weight:4,3,2,3 bias:4"),
     ("Convolution", "0=4 1=3 11=2 6=72", "*weight:4,3,2,3"),
     ("Convolution", "0=4 1=3 5=1 19=1", ""),
@@ -256,7 +256,7 @@ def test_every_type_with_weights_is_among_them() -> None:
 
 
 class Zeros(ncnn.DataReader):  # type: ignore[misc]
-    """Hands ncnn as many zeros as it asks for, and notes how many that were; as a tag they mean fp32."""
+    """Gives ncnn as many zeros as it reads, and records their number. As a tag, zeros mean fp32."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,7 +23,7 @@ from ncnnkit.samples.finding import open_images
 from ncnnkit.samples.images import ImageSet
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.labels import read_labels
-from ncnnkit.samples.outlines import Outline
+from ncnnkit.samples.outlines import Outline, unpacked
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.tasks import Boxes, presets
 from ncnnkit.tasks.instances import Instances
@@ -34,20 +36,20 @@ TRIANGLE = [10.0, 8.0, 80.0, 20.0, 30.0, 60.0]
 
 
 def task() -> Instances:
-    """With prototypes a quarter of the input's size."""
+    """Masks with a quarter of the input's size."""
     head = presets.with_masks(presets.ultralytics(2), 8)
     return Instances(decoder=head, shapes=((14, 126), (8, *GRID)))
 
 
 def photographs(folder: Path, size: tuple[int, int] = (192, 64)) -> ImageSet:
-    """One image, (width, height), which a letterbox makes 96x32 pixels in the middle of the input."""
+    """(width, height) of the only image. A letterbox makes it 96x32 pixels in the middle of the input."""
     folder.mkdir()
     Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(folder / "a.png")
     return open_images(folder, Preprocess(Fit("letterbox", INPUT)), [InputSpec("x", (3, *INPUT))])
 
 
 def annotated(path: Path, outlines: list[Any], size: tuple[int, int] = (192, 64)) -> Path:
-    """A file of COCO's format with objects of the first class; an outline is polygons, run lengths or nothing."""
+    """A file in COCO's format with objects of the first class. An outline is polygons, run lengths or nothing."""
     rows = [
         {
             "id": number, "image_id": 7, "category_id": 3, "bbox": [0, 0, 192, 64], "iscrowd": 0,
@@ -65,7 +67,7 @@ def annotated(path: Path, outlines: list[Any], size: tuple[int, int] = (192, 64)
 
 
 def truth(path: Path, samples: ImageSet) -> Boxes:
-    """The labels of the one image, as a model's masks are compared with them."""
+    """The labels of the image in the form that is compared with masks."""
     read = truths(read_labels(path, samples), task(), size=INPUT)
     assert read is not None
     found = read[0]
@@ -121,7 +123,7 @@ def test_labels_lie_where_the_letterbox_puts_the_image(tmp_path: Path) -> None:
 
 
 def test_figures_by_labels_are_those_of_the_masks(tmp_path: Path) -> None:
-    """Predictions that equal the labelled masks are right, and their boxes alone do not make them so."""
+    """Predictions that equal the labelled masks are right. Equal boxes alone are not enough."""
     labels = truth(
         annotated(tmp_path / "coco.json", [[[0, 0, 96, 0, 96, 64, 0, 64]]]), photographs(tmp_path / "images")
     )
@@ -137,13 +139,13 @@ def test_figures_by_labels_are_those_of_the_masks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("outline", "message"),
     [
-        (None, r"coco\.json: a labelled object has a box and no outline .*--task detection"),
-        ({"size": [5, 5], "counts": [25]}, "run lengths are of an image of 5x5 pixels, and the image has 192x64"),
+        (None, r"coco\.json: a labelled object has a box but no outline .*--task detection"),
+        ({"size": [5, 5], "counts": [25]}, "run lengths are for an image of 5x5 pixels, but the image has 192x64"),
         ({"size": [64, 192], "counts": [3]}, "run lengths that do not cover the image"),
-        ([[0, 0, 1, 1]], "an outline that is no polygon"),
-        ([[0, 0, 1, 1, 2, float("nan")]], "an outline that is no polygon"),
-        ([7], "an outline that is no polygon"),
-        ({"counts": [1]}, "is no file of COCO's format: KeyError"),
+        ([[0, 0, 1, 1]], "an outline that is not a polygon"),
+        ([[0, 0, 1, 1, 2, float("nan")]], "an outline that is not a polygon"),
+        ([7], "an outline that is not a polygon"),
+        ({"counts": [1]}, "is not in COCO's format: KeyError"),
     ],
 )
 def test_wrong_outlines_are_refused(tmp_path: Path, outline: Any, message: str) -> None:
@@ -169,7 +171,7 @@ def test_wrong_lines_of_yolo_are_refused(tmp_path: Path, line: str) -> None:
         read_labels(tmp_path / "yolo", samples)
 
 
-def test_keypoints_behind_a_box_are_no_segment(tmp_path: Path) -> None:
+def test_keypoints_after_a_box_are_not_a_segment(tmp_path: Path) -> None:
     samples = photographs(tmp_path / "images")
     (tmp_path / "yolo").mkdir()
     (tmp_path / "yolo/a.txt").write_text("0 0.5 0.5 0.5 0.5 0.4 0.4 0.6 0.6\n")
@@ -184,3 +186,23 @@ def test_keypoints_behind_a_box_are_no_segment(tmp_path: Path) -> None:
 def test_a_requirement_may_name_labelled_masks() -> None:
     requirement = Requirements.parse(["label_map50_95>=-1%"], task=Instances)
     assert requirement.texts == ["mAP50-95 by labels ≥ -1 %"]
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32 - 1), st.integers(1, 9))
+@settings(max_examples=60)
+def test_compact_run_lengths_are_read_as_pycocotools_reads_them(height: int, width: int, seed: int, size: int) -> None:
+    pixels = np.random.default_rng(seed).random((height, width)).repeat(size, 0).repeat(size, 1)[:height, :width] > 0.5
+    packed = coco.encode(np.asfortranarray(pixels.astype(np.uint8)))
+    counts = unpacked(packed["counts"].decode())
+    assert sum(counts) == height * width
+    runs = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    assert np.array_equal(coco.decode(runs), pixels)
+
+
+@pytest.mark.parametrize("counts", ["", "0", "\\9le0hab0" * 2, "P", "a" * 30 + "0", "\x00", "é", "kkkkkkkkkk"])
+def test_run_lengths_that_do_not_cover_the_image_are_refused(counts: str, tmp_path: Path) -> None:
+    """pycocotools would write beyond the image."""
+    samples = photographs(tmp_path / "images")
+    path = annotated(tmp_path / "x.json", [{"size": [64, 192], "counts": counts}])
+    with pytest.raises(ImageError, match="run lengths"):
+        read_labels(path, samples, kind="boxes", names=("cat", "dog"))

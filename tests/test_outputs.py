@@ -1,4 +1,4 @@
-"""Outputs kept on disk, and what they show of a network's kind."""
+"""Outputs on disk, and the evidence in them for a network's task."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def test_outputs_are_kept_and_read_one_sample_at_a_time(tmp_path: Path) -> None:
 
 
 def known_as(*, image: tuple[int, ...] = (0, 0, 0), names: list[str] | None = None, **further: Any) -> Known:
-    """What is known besides outputs; ``image``: the shape of the input."""
+    """The evidence besides outputs. ``image`` is the shape of the input."""
     return Known((), (image[1], image[2]), labels=names or (), channels=image[0], **further)
 
 
 def detected(*counts: int) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """A fixed output and so many detections, for each sample."""
+    """A fixed output and a number of detections, for each sample."""
     return [(np.ones(3), np.full((count, 6), number + 1.0)) for number, count in enumerate(counts)]
 
 
@@ -50,7 +50,7 @@ def test_an_output_that_changes_its_shape_is_kept_and_read(tmp_path: Path) -> No
 
 
 def test_a_sample_of_another_shape_is_wrong_as_a_whole() -> None:
-    """Detections 2, 0, 0, 1 where 2, 0, 3, 0 are right: of the third the signal is noise, of the fourth the output."""
+    """2, 0, 0, 1 detections not 2, 0, 3, 0: the noise of the third is its signal, that of the last its output."""
     exact, ours = detected(2, 0, 3, 0), detected(2, 0, 0, 1)
     errors = errors_of(ours, exact)
     assert errors.other_shape == [0, 2]
@@ -68,7 +68,7 @@ def test_a_sample_of_another_shape_is_wrong_as_a_whole() -> None:
     assert errors_of(nan, detected(0)).broken() == 1
 
 
-def test_outputs_without_any_value_are_no_copies(tmp_path: Path) -> None:
+def test_outputs_without_values_are_not_copies(tmp_path: Path) -> None:
     nothing = [row[1:] for row in detected(0, 0)]
     assert not equal(keep_outputs(["a"], nothing, tmp_path / "1"), keep_outputs(["a"], nothing, tmp_path / "2"))
     assert "the same for every sample" not in why_blind(keep_outputs(["a"], nothing, tmp_path / "3"))
@@ -83,7 +83,7 @@ def test_equal_is_to_the_bit_over_what_both_have(tmp_path: Path) -> None:
 
 
 def test_dense_outputs_pass_through_one_sample_at_a_time(tmp_path: Path) -> None:
-    """Two networks' 48 outputs of 2 MiB: kept, judged and compared in the memory of a few."""
+    """48 outputs of 2 MiB of two networks are kept, judged and compared with the memory of a few."""
     exact = np.random.default_rng(0).random((1 << 19,), np.float32)
     tracemalloc.start()
     try:
@@ -136,7 +136,7 @@ def test_the_evidence_for_a_classifier(tmp_path: Path) -> None:
     assert task_of(kept(tmp_path / "1x1", PROBABILITIES[:, :, None, None])) == "classification"
 
 
-def test_an_embedding_and_landmarks_are_no_classes(tmp_path: Path) -> None:
+def test_an_embedding_and_landmarks_are_not_classes(tmp_path: Path) -> None:
     embedding, landmarks = kept(tmp_path / "e", EMBEDDING), kept(tmp_path / "l", LANDMARKS)
     assert task_of(embedding, names=["person"] * 80, classes=80) == "embedding"
     found = find_task(landmarks, known_as(names=["person"] * 80, classes=80))
@@ -145,16 +145,16 @@ def test_an_embedding_and_landmarks_are_no_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(6, 1), (6, 10, 7), (6, 3, 8, 8), (6,)], ids=["one value", "boxes", "map", "scalar"])
-def test_what_is_no_vector_has_no_classes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_outputs_that_are_not_vectors_have_no_classes(tmp_path: Path, shape: tuple[int, ...]) -> None:
     found = find_task(kept(tmp_path, np.zeros(shape)), known_as(classes=10, labelled=True))
     assert (found.task.name, found.classes, found.doubt) == ("tensor", 0, "")
 
 
-def test_two_outputs_are_no_classifier(tmp_path: Path) -> None:
+def test_two_outputs_are_not_a_classifier(tmp_path: Path) -> None:
     assert task_of(kept(tmp_path, PROBABILITIES, PROBABILITIES), classes=1000) == "tensor"
 
 
-def test_what_outputs_show_of_images_maps_and_texts(tmp_path: Path) -> None:
+def test_outputs_of_images_maps_and_texts_are_recognised(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
     image, map_ = noise.random((2, 3, 32, 48)), noise.random((2, 1, 16, 24))
     steps = np.exp(noise.standard_normal((2, 12, 30)))

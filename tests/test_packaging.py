@@ -1,4 +1,4 @@
-"""What the package promises about the Pythons it runs under and the packages it asks for."""
+"""The package: its supported Pythons, its requirements, and its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ncnnkit.older import tomllib
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "ncnnkit").rglob("*.py"))
-# Of the standard library, since Python 3.11.
+# In the standard library since Python 3.11.
 NEWER = {("tomllib", ""), ("typing", "Self"), ("datetime", "UTC"), ("hashlib", "file_digest"), ("enum", "StrEnum")}
 
 
@@ -59,7 +59,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tracked(folder: str) -> set[str]:
-    """The files of a folder that git knows."""
+    """The files of a folder that git tracks."""
     listed = subprocess.run(["git", "ls-files", folder], cwd=ROOT, check=True, capture_output=True, text=True)
     return set(listed.stdout.splitlines())
 

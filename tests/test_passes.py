@@ -1,7 +1,7 @@
-"""The passes: golden files, the same outputs from ncnn before and after, and what must stay as it is.
+"""The passes: golden files, equal outputs of ncnn before and after, and layers that must not change.
 
-A file ``cases/<pass>-<what>.param`` holds a network; after a line ``# output``, what the pass makes of it. Without that
-line the pass must leave it alone. ``# set layer.weight value`` fills a weight; the others are random.
+A file ``cases/<pass>-<what>.param`` contains a network and, after a line ``# output``, the result of the pass. Without
+that line the pass must not change it. ``# set layer.weight value`` fills a weight; the others are random.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CASES = [path for name in BY_NAME for path in sorted((Path(__file__).parent / "c
 
 
 def run(graph: Graph, folder: Path, blobs: list[str] | None = None) -> dict[str, Array]:
-    """Blobs of the graph in ncnn, in fp32 without Winograd's rounding; inputs without a shape get 4x5x6."""
+    """The blobs of the graph in ncnn, in fp32 without Winograd's rounding. Inputs without a shape have 4x5x6."""
     param = folder / "model.param"
     ncnnfile.save(graph, param)
     net = ncnn.Net()
@@ -62,7 +62,7 @@ def run(graph: Graph, folder: Path, blobs: list[str] | None = None) -> dict[str,
 
 
 def assert_equivalent(before: Graph, after: Graph, folder: Path, tolerance: float = 1e-5) -> None:
-    """The same names, shapes and, up to rounding, values of all outputs; constants nobody reads are none."""
+    """Check that all outputs have the same names, shapes and, up to rounding, values. Unread constants do not count."""
     outputs = [b for b in before.outputs if b in after.outputs or before.uses().producer(b).type != "MemoryData"]
     assert (after.inputs, after.outputs) == (before.inputs, outputs)
     expected, actual = run(before, folder, outputs), run(after, folder)
@@ -153,7 +153,7 @@ ACTIVATIONS = (
 )  # fmt: skip
 
 
-def test_the_producers_are_all_there_are() -> None:
+def test_all_producers_are_covered() -> None:
     named = {graph.layers[-1].type for graph in map(network, PRODUCERS.values())}
     assert named == LINEAR | {"BatchNorm", "Scale"}
 
@@ -243,7 +243,7 @@ def test_optimize_leaves_its_argument_alone_and_shares_weights(tmp_path: Path) -
     assert optimize(after) == after
 
 
-def test_passes_open_the_way_for_each_other(tmp_path: Path) -> None:
+def test_passes_enable_each_other(tmp_path: Path) -> None:
     before = network(
         """
         Convolution c 1 1 in0 a 0=4 1=3 4=1 5=1 6=144
@@ -326,7 +326,7 @@ def test_fp16_storage(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(after, tmp_path)["out0"], run(before, tmp_path)["out0"], atol=2e-3)
 
 
-def test_fp16_storage_keeps_what_fp16_cannot_hold() -> None:
+def test_fp16_storage_keeps_values_too_large_for_fp16() -> None:
     graph = network("Convolution c 1 1 in0 a 0=6 1=1 5=1 6=24\nConvolution d 1 1 a out0 0=6 1=1 6=36")
     weight = graph.layer("c").array("weight").copy()
     weight.flat[3] = 65536.0
@@ -341,12 +341,12 @@ def test_fp16_storage_keeps_what_fp16_cannot_hold() -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in CASES if "int8" not in path.stem], ids=lambda path: path.stem)
-def test_inferred_shapes_are_ncnns(path: Path, tmp_path: Path) -> None:
+def test_inferred_shapes_equal_ncnns(path: Path, tmp_path: Path) -> None:
     assert_shapes(read_case(path)[0], tmp_path)
 
 
 def assert_shapes(graph: Graph, folder: Path) -> None:
-    """Where a side is known it is right, and sides of one origin are equal."""
+    """Known sides are right, and sides of one origin are equal."""
     shapes = {blob: shape for blob, shape in infer(graph).items() if shape is not None}
     sides: dict[Any, int] = {}
     for blob, array in run(graph, folder, list(shapes)).items():
@@ -433,7 +433,7 @@ def test_random_networks_compute_the_same(
 ) -> None:
     lines = ["Convolution first 1 1 in0 b0 0=4 1=1 5=1 6=16"]
     for i, (kind, bit, op) in enumerate(steps):
-        # Dividing by a blob, which may be near zero, would measure that and not the passes.
+        # No division by a blob, which may be near zero: rounding errors would become large.
         op = 2 if op == 8 or (op == 3 and kind not in ("number", "vector")) else op
         fields = {"bit": bit, "half": 1 - bit / 2, "op": op, "one_or_four": 1 + 3 * bit}
         lines.append(_STEPS[kind].format(n=f"l{i}", i=f"b{i}", o=f"b{i + 1}", **fields))

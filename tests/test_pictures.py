@@ -1,4 +1,4 @@
-"""The worst samples, drawn."""
+"""Drawing the worst samples."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_masks_and_points(tmp_path: Path) -> None:
     shown = np.asarray(draw(Instances(decoder=decoder), box, plain, ["cat"]))
     assert shown[100, 180].tolist() != [255, 255, 255]
     assert shown[200, 180].tolist() == [255, 255, 255]
-    for points in (np.array([[0.5, 0.5]]), np.array([[30.0, 20.0]])):  # parts of the image, and pixels
+    for points in (np.array([[0.5, 0.5]]), np.array([[30.0, 20.0]])):  # fractions of the image, and pixels
         assert np.asarray(draw(Landmarks(), points, plain, []))[120, 180].tolist() == [230, 25, 75]
 
 
@@ -123,7 +123,7 @@ def test_of_several_inputs_the_image_is_shown(tmp_path: Path) -> None:
         assert len(found) == count
 
 
-def test_so_many_models_are_drawn(tmp_path: Path) -> None:
+def test_a_limited_number_of_models_is_drawn(tmp_path: Path) -> None:
     maps = np.zeros((3, 1, 20, 30), np.float32)
     kept = keep_outputs(["y"], ([row] for row in maps), tmp_path / "kept")
     samples = ArraySamples((np.zeros((3, 3, 40, 60), np.float32),))

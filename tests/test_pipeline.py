@@ -1,4 +1,4 @@
-"""The main job, whole: what a run leaves, what it says, and what stops it."""
+"""Whole runs: their files, their messages, and their errors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ DATA = Path(nk.__file__).parent / "data"
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
-    """A small network and arrays to feed it, measured for a moment on the CPU."""
+    """A small network and arrays, measured for a short time on the CPU."""
     ncnnfile.save(small(), tmp_path / "model.param")
     np.save(tmp_path / "samples.npy", samples(30))
     return Recipe(
@@ -96,7 +96,7 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: Recipe, 
     assert document.preprocess is None, "arrays are fed as they are"
     assert not [w for w in document.warnings if "ImageNet" in w]
 
-    # What the record says of the int8 model is found again from its files.
+    # The record of the int8 model agrees with its files.
     int8 = document.variants[3]
     assert int8.files is not None
     assert int8.accuracy is not None
@@ -114,7 +114,7 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: Recipe, 
         assert hashlib.sha256((tmp_path / "out" / file).read_bytes()).hexdigest() == digest
     assert len(int8.files.sha256) == 2
 
-    # So is what it says of the network.
+    # So does the record of the network.
     shipped = {layer.name: layer for layer in nk.load(param).layers}
     rows = {layer.name: layer for layer in document.network}
     assert list(rows) == ["in0", *computing]
@@ -142,10 +142,10 @@ def test_a_run_leaves_models_that_run_and_a_record_that_is_true(recipe: Recipe, 
 
 
 @pytest.mark.parametrize("precision", ["bf16", "mixed"])
-def test_the_lines_of_what_to_ship_compute_what_the_variant_does(
+def test_the_printed_lines_compute_the_same_as_the_variant(
     precision: str, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both need options that are not ncnn's own."""
+    """Both need options that differ from ncnn's defaults."""
     import ncnn
 
     document = pipeline.run(changed(recipe, precisions=("fp32", precision)), tmp_path / "out")
@@ -164,7 +164,7 @@ def test_the_recipe_in_the_folder_makes_the_same_run(recipe: Recipe, tmp_path: P
     assert make_recipe({}, tmp_path / "out/recipe.toml") == recipe
 
 
-def test_images_labels_and_files_that_are_no_images(recipe: Recipe, tmp_path: Path) -> None:
+def test_images_labels_and_files_that_are_not_images(recipe: Recipe, tmp_path: Path) -> None:
     images = photographs(tmp_path / "images", 6)
     (images / "notes.txt").write_text("not an image")
     (images / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
@@ -190,7 +190,10 @@ def test_images_labels_and_files_that_are_no_images(recipe: Recipe, tmp_path: Pa
 
 
 def test_the_record_says_what_each_image_was_used_for(recipe: Recipe, tmp_path: Path) -> None:
-    """Of 50 images, one a copy and ten to evaluate on, effort fast takes 32: 24 to fit, and eight that choose."""
+    """Of 50 images, one is a copy and ten evaluate.
+
+    Effort fast uses 32 of the others: 24 to fit, and eight to judge.
+    """
     images = photographs(tmp_path / "images", 50)
     (images / "copy.png").write_bytes((images / "07.png").read_bytes())
     asked = changed(
@@ -201,7 +204,7 @@ def test_the_record_says_what_each_image_was_used_for(recipe: Recipe, tmp_path: 
     assert (used.available, used.calibration, used.evaluation) == (40, 32, 10)
     assert (used.fitted, used.held_back) == (24, 8)
     assert [(copy.name, copy.of) for copy in used.copies] == [("copy.png", "07.png")]
-    assert "one sample was dropped as a copy of another: copy.png holds what 07.png holds" in document.warnings
+    assert "one sample was dropped as a copy of another: copy.png has the same content as 07.png" in document.warnings
     assert not list((tmp_path / "out").rglob("*.npy")), "inputs and outputs kept on disk go with the run"
 
 
@@ -220,8 +223,8 @@ def test_images_in_both_sets_are_not_evaluated_on(recipe: Recipe, tmp_path: Path
     assert any("7 samples were dropped as copies of others" in warning for warning in document.warnings)
 
 
-def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: Recipe, tmp_path: Path) -> None:
-    """Random weights can do that: every variant is exact then, and none is right."""
+def test_a_reference_of_zeros_proves_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    """Random weights can have this effect. Every variant is exact then, but this does not show that it is right."""
     ncnnfile.save(with_weights(network(SMALL), values={"fc.weight": 0.0, "fc.bias": 0.0}), tmp_path / "model.param")
     document = pipeline.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
     figures = document.variants[0].accuracy
@@ -232,7 +235,7 @@ def test_a_reference_of_zeros_is_no_proof_of_anything(recipe: Recipe, tmp_path: 
     assert len([warning for warning in document.warnings if "no variant can be judged" in warning]) == 1
 
 
-def test_a_vector_is_not_taken_for_classes_unless_something_says_so(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_vector_without_evidence_is_not_a_classifier(recipe: Recipe, tmp_path: Path) -> None:
     document = pipeline.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
     figures = document.variants[0].accuracy
     assert figures is not None
@@ -246,11 +249,11 @@ def test_a_vector_is_not_taken_for_classes_unless_something_says_so(recipe: Reci
     assert (document.model.classes, figures.figures()["top1_agreement"]) == (10, 1.0)
 
 
-def test_nonsense_preprocessing_is_warned_of(recipe: Recipe, tmp_path: Path) -> None:
+def test_implausible_preprocessing_gives_a_warning(recipe: Recipe, tmp_path: Path) -> None:
     images = photographs(tmp_path / "images", 10)
     asked = changed(recipe, images=str(images), preprocess={"mean": 127.0, "std": 128.0}, precisions=("fp32",))
     document = pipeline.run(asked, tmp_path / "out")
-    assert any("the mean 127, 127, 127 is one of pixels" in warning for warning in document.warnings)
+    assert any("the mean 127, 127, 127 belongs to pixels" in warning for warning in document.warnings)
 
 
 def test_a_preset_is_scaled_to_the_networks_input(recipe: Recipe) -> None:
@@ -296,7 +299,7 @@ def poisoned(folder: Path) -> str:
         ),
     ],
 )
-def test_what_stops_a_run_leaves_the_folder_as_it_was(
+def test_a_failed_run_leaves_the_folder_unchanged(
     recipe: Recipe, tmp_path: Path, prepare: Callable[..., Any], error: type[Exception], said: str
 ) -> None:
     out = tmp_path / "out"
@@ -318,7 +321,7 @@ def test_a_folder_that_cannot_be_made(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def checked(run: Callable[[list[Any]], list[Any]], recipe: Recipe, folder: Path, *, force: bool = False) -> Accuracy:
-    """The small network, converted and compared with an original that computes something of its own."""
+    """The small network, converted and compared with an original that computes something else."""
     source = dataclasses.replace(open_model(recipe.model), engine="onnxruntime", run=run)
     found = convert_source(source, ArraySamples((samples(4),)), folder, force=force).taken.compared
     assert found is not None
@@ -329,14 +332,14 @@ def test_a_wrong_conversion_stops_the_run_unless_forced(recipe: Recipe, tmp_path
     def other(inputs: list[Any]) -> list[Any]:
         return [np.cos(np.arange(10.0))[None]]
 
-    with pytest.raises(VerificationError, match=r"differs from the original: SQNR .*have 60 dB.*--force") as stopped:
+    with pytest.raises(VerificationError, match=r"original in fp32: SQNR .*60 dB are needed.*--force") as stopped:
         checked(other, recipe, tmp_path)
     assert stopped.value.exit_code == 5
     assert (checked(other, recipe, tmp_path, force=True).sqnr_db or 0) < 30
 
 
 def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(recipe: Recipe, tmp_path: Path) -> None:
-    """A text detector's map is all but empty if there is no text: there, rounding is all there is of it."""
+    """A text detector's map is almost empty if there is no text. It then only contains rounding errors."""
     rng = np.random.default_rng(0)
     text, blank = (scale * rng.random((1, 10)).astype(np.float32) for scale in (1.0, 1e-7))
     calls = 0
@@ -355,8 +358,8 @@ def test_a_conversion_is_judged_by_the_noise_over_the_signal_of_all_samples(reci
     assert (figures.sqnr_db or 0) > 100
 
 
-def test_an_output_that_should_be_zero_and_is_not_is_no_conversion(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(VerificationError, match="the original's is all zero, ncnn's is not"):
+def test_a_conversion_with_noise_in_a_zero_output_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match="the original's output is all zero, ncnn's is not"):
         checked(lambda inputs: [np.zeros((1, 10))], recipe, tmp_path)
 
 
@@ -393,7 +396,7 @@ def test_vulkan_that_gives_the_cpus_bits_did_not_run_on_the_gpu(tmp_path: Path) 
     assert (status("a"), status("b")) == ("fallback", "ok")
 
 
-def test_what_is_required_decides_what_is_recommended(recipe: Recipe, tmp_path: Path) -> None:
+def test_requirements_decide_the_recommendation(recipe: Recipe, tmp_path: Path) -> None:
     document = pipeline.run(changed(recipe, precisions=("fp32", "bf16"), require=("sqnr>=90",)), tmp_path / "out")
     assert document.recommended == "fp32-cpu"
     assert "satisfies SQNR ≥ 90 dB" in document.why
@@ -413,13 +416,13 @@ def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: Reci
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"task": "segmentation", "require": ("map50>=0.9",)}, "map50 is no figure of the task segmentation"),
+        ({"task": "segmentation", "require": ("map50>=0.9",)}, "map50 is not a figure of the task segmentation"),
         ({"task": "segmentatoin"}, "unknown task 'segmentatoin'"),
         ({"task": "segmentation:treshold=0.3"}, "'treshold=0.3' is not an attribute of segmentation"),
-        ({"metric": "math:hypot", "require": ("miou>=0.9",)}, "miou is no figure of the task metric"),
+        ({"metric": "math:hypot", "require": ("miou>=0.9",)}, "miou is not a figure of the task metric"),
     ],
 )
-def test_what_does_not_go_with_the_task_is_refused_before_any_work(
+def test_options_of_another_task_are_refused_before_any_work(
     fields: dict[str, Any], says: str, recipe: Recipe, tmp_path: Path
 ) -> None:
     told: list[str] = []
@@ -429,7 +432,7 @@ def test_what_does_not_go_with_the_task_is_refused_before_any_work(
 
 
 def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: Recipe, tmp_path: Path) -> None:
-    """ncnn's bf16 grouped convolution is wrong on x86; elsewhere the row is right."""
+    """ncnn's bf16 grouped convolution is wrong on x86. On other CPUs the row is right."""
     grouped = network(
         """Input           in0 0 1 in0 0=16 1=16 2=3
         Convolution        c0 1 1 in0 b1 0=32 1=1 6=96
@@ -449,7 +452,7 @@ def test_a_wrong_kernel_on_the_cpu_is_found_and_its_layer_named(recipe: Recipe, 
         assert rows["bf16"].reason.endswith("the first wrong layer is g (ConvolutionDepthWise)")
 
 
-def test_the_cpus_to_pin_to() -> None:
+def test_cpus_for_pinning() -> None:
     clusters = [Cluster("little", [0, 1, 2, 3], [0, 1, 2, 3]), Cluster("big", [4, 5], [4, 5])]
     site = Site(LOCAL, boards.machine(board=Board(clusters=clusters)), "arm")
     found = [site.cluster(name) for name in ("", "all", "big", "3-4")]
@@ -490,7 +493,7 @@ def test_a_run_makes_names_that_its_record_may_hold(stem: str) -> None:
 
 
 def test_two_devices_whose_names_become_one_file_name(recipe: Recipe, tmp_path: Path) -> None:
-    """A device may have any name. Its mixed model is called after it; the target on the card is that of its CPU."""
+    """A device may have any name. Its mixed model is named after it. The target on the card is that of its CPU."""
     sites = [Site(LOCAL, boards.machine(), "arm", f"@{name}") for name in ("a/b", "a:b", "a@b")]
     plans = {site: cast(Any, SimpleNamespace(graph=mixed()[1])) for site in sites}
     with warnings.catch_warnings():
@@ -504,7 +507,7 @@ def test_two_devices_whose_names_become_one_file_name(recipe: Recipe, tmp_path: 
 
 
 def test_a_card_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="its card cannot be written: 'a/b' holds other characters"):
+    with pytest.raises(ModelError, match="its card cannot be written: 'a/b' has characters other than"):
         nk.Artifact.made(small(), "fp32", target="a/b").save(tmp_path / "m.param")
     assert not (tmp_path / "m.json").exists()
     nk.Artifact.made(small(), "fp32", ncnn="1.0.20261020+cpu").save(tmp_path / "m.param")
@@ -512,7 +515,7 @@ def test_a_card_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
 
 
 def test_nan_in_a_variants_outputs_is_a_crash_with_a_reason(recipe: Recipe, tmp_path: Path) -> None:
-    """fp16 overflows on some devices: the others' figures stand."""
+    """fp16 overflows on some devices. The figures of the other variants are still valid."""
     np.save(tmp_path / "nan.npy", np.full((2, 10), np.nan, np.float32))
     spec = variants.VariantSpec("fp16-cpu", "fp16", "cpu", 1, Site(LOCAL, look_at(), "x86"), None)
     result = VariantResult(spec.name, outputs={"out0": str(tmp_path / "nan.npy")})
@@ -551,7 +554,7 @@ def on_the_photographs(model: str, **fields: Any) -> Recipe:
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.vulkan
-def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
+def test_a_whole_run_of_the_demo_network(tmp_path: Path) -> None:
     document = pipeline.run(on_the_photographs(str(DATA / "efficientnet-lite0.onnx"), seconds=0.3), tmp_path / "out")
     check_whole_way(document)
     rows = {v.name: v.accuracy for v in document.variants}
@@ -566,11 +569,11 @@ def test_the_demo_network_goes_the_whole_way(tmp_path: Path) -> None:
 @pytest.mark.alone
 @pytest.mark.torch
 @pytest.mark.vulkan
-def test_resnet50_goes_the_whole_way(tmp_path: Path) -> None:
+def test_a_whole_run_of_resnet50(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     document = pipeline.run(on_the_photographs("torchvision:resnet50", seconds=0.5, weights="none"), tmp_path / "out")
-    # With random weights, int8 of 50 layers errs by 7 to 10 dB of SQNR, and the batch-norm statistics of real images
-    # keep it from more.
+    # With random weights, int8 of 50 layers has an SQNR of 7 to 10 dB. Batch-norm statistics of real images do not
+    # allow more.
     check_whole_way(document, least_int8=0.9)
     assert document.reference.engine == "torch"
     assert document.preprocess is not None
@@ -578,7 +581,9 @@ def test_resnet50_goes_the_whole_way(tmp_path: Path) -> None:
 
 
 def check_whole_way(document: Run, least_int8: float = 0.95) -> None:
-    """fp32 is the original, every precision has its row on CPU and Vulkan, and none claims a GPU that is not there."""
+    """Check that fp32 equals the original, that every precision has a row on CPU and Vulkan, and that no row claims a
+    GPU.
+    """
     rows = {v.name: v for v in document.variants}
     expected = {f"{precision}-{backend}" for precision in PRECISIONS for backend in ("cpu", "vulkan")}
     assert rows.keys() == expected
@@ -603,8 +608,8 @@ def check_whole_way(document: Run, least_int8: float = 0.95) -> None:
     assert rows[document.recommended or ""].status == "ok"
 
 
-def test_a_blob_that_nobody_reads_is_no_output_of_the_original(recipe: Recipe, tmp_path: Path) -> None:
-    """To ncnn it is one: half of a chunk that the network does not use."""
+def test_an_unread_blob_is_not_an_output_of_the_original(recipe: Recipe, tmp_path: Path) -> None:
+    """ncnn treats it as an output: half of a chunk that the network does not use."""
     from onnx import TensorProto, checker, helper, numpy_helper, save
 
     weight = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)
@@ -672,7 +677,7 @@ def test_a_run_among_the_users_files_leaves_them(recipe: Recipe, tmp_path: Path)
         pipeline.run(changed(short, model=str(tmp_path / "model-fp32.param")), tmp_path)
 
 
-def test_an_int8_model_is_no_original(recipe: Recipe, tmp_path: Path) -> None:
+def test_an_int8_model_is_not_an_original(recipe: Recipe, tmp_path: Path) -> None:
     ncnnfile.save(nk.quantize(small(), nk.calibrate(small(), samples(4))), tmp_path / "int8.param")
     with pytest.raises(ModelError, match="is an int8 model already"):
         pipeline.run(changed(recipe, model=str(tmp_path / "int8.param")), tmp_path / "out")
@@ -694,7 +699,10 @@ def test_labels_are_read_before_the_work(recipe: Recipe, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("classes", "labels", "said"),
-    [(4, [0, 4], r"class 4 is given, but the network has 4"), (0, [0, 1], "the task tensor has no figures by labels")],
+    [
+        (4, [0, 4], r"class 4 is given, but the network has 4"),
+        (0, [0, 1], "the task tensor has no figures against labels"),
+    ],
 )
 def test_labels_the_outputs_cannot_be_compared_with(classes: int, labels: list[int], said: str) -> None:
     task = Classification(((classes,),)) if classes else Tensors()
@@ -703,6 +711,6 @@ def test_labels_the_outputs_cannot_be_compared_with(classes: int, labels: list[i
         truths(Labels("classes", labels, "labels.txt"), task)
 
 
-def test_without_an_original_the_report_says_so(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_report_mentions_a_missing_original(recipe: Recipe, tmp_path: Path) -> None:
     document = pipeline.run(changed(recipe, precisions=("fp32",)), tmp_path / "out")
     assert any("the original is unknown" in warning for warning in document.warnings)

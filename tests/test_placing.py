@@ -1,4 +1,4 @@
-"""Ways to fit an image into an input, as OpenCV, Ultralytics and PaddleOCR do it; where the image lies; arrays."""
+"""Ways to fit an image into an input, as in OpenCV, Ultralytics and PaddleOCR; placements; arrays."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ncnnkit.source.opening import ARRAYS, as_used, choose_preprocess
 
 Pixels = NDArray[np.uint8]
 SIZES = [(240, 320), (333, 241), (640, 640), (7, 500), (500, 7), (31, 33), (1, 1), (1000, 640)]
-THICK = [size for size in SIZES if min(size) > 20]  # of thinner images, some packages leave no pixel
+THICK = [size for size in SIZES if min(size) > 20]  # some packages leave no pixel of thinner images
 
 
 def noise(height: int, width: int, channels: int = 3) -> Pixels:
@@ -41,7 +41,7 @@ def noise(height: int, width: int, channels: int = 3) -> Pixels:
 
 
 def smooth(height: int, width: int) -> Pixels:
-    """An image in which every place has a colour of its own."""
+    """An image in which every position has another colour."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x * 255 / width, y * 255 / height, np.full_like(x, 7)], -1).astype(np.uint8)
 
@@ -57,7 +57,7 @@ def test_opencvs_linear_resizing_is_equal_to_the_bit(
     before: tuple[int, int], after: tuple[int, int], channels: int, factor: int | None
 ) -> None:
     cv2 = pytest.importorskip("cv2")
-    if factor:  # halving is a mean of four there
+    if factor:  # there, halving is a mean of four pixels
         before = (after[0] * factor, after[1] * factor)
     pixels = noise(*before, channels)
     expected = cv2.resize(pixels, after[::-1], interpolation=cv2.INTER_LINEAR).reshape(*after, channels)
@@ -79,7 +79,7 @@ def photographs() -> list[Path]:
 
 
 def test_opencvs_resizing_of_a_step_by_hand() -> None:
-    """Without OpenCV: two pixels to four, whose centres are at -0.25, 0.25, 0.75 and 1.25."""
+    """Without OpenCV: two pixels become four, with centres at -0.25, 0.25, 0.75 and 1.25."""
     found = resize_as_opencv(np.array([[[0], [200]]], np.uint8), 1, 4)
     assert found[0, :, 0].tolist() == [0, 50, 150, 200]
 
@@ -118,7 +118,7 @@ def test_yolox_is_yolox(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_paddles_recogniser_is_rapidocrs(size: tuple[int, int]) -> None:
+def test_paddles_recogniser_equals_rapidocr(size: tuple[int, int]) -> None:
     module = pytest.importorskip("rapidocr_onnxruntime.ch_ppocr_rec.text_recognize")
     theirs = object.__new__(module.TextRecognizer)
     theirs.rec_image_shape = [3, 48, 320]
@@ -135,7 +135,7 @@ def test_paddles_recogniser_is_rapidocrs(size: tuple[int, int]) -> None:
         (("max", 960), Fit("multiple", multiple=32, longer=960)),
     ],
 )
-def test_paddles_detector_is_rapidocrs(size: tuple[int, int], limit: tuple[str, int], fit: Fit) -> None:
+def test_paddles_detector_equals_rapidocr(size: tuple[int, int], limit: tuple[str, int], fit: Fit) -> None:
     module = pytest.importorskip("rapidocr_onnxruntime.ch_ppocr_det.utils")
     image = noise(*size)
     expected = module.DetPreProcess(limit[1], limit[0])(image[:, :, ::-1])[0]
@@ -143,8 +143,8 @@ def test_paddles_detector_is_rapidocrs(size: tuple[int, int], limit: tuple[str, 
     np.testing.assert_allclose(how.apply(Image.fromarray(image)), expected, atol=2e-7)
 
 
-def test_a_square_image_for_nudenet_is_its_own_preprocessing() -> None:
-    """It pads before it resizes, which for a square image is the same; and it turns the colours twice."""
+def test_a_square_image_is_prepared_as_in_nudenet() -> None:
+    """It pads before it resizes, which is the same for a square image, and it reverses the colours twice."""
     module = pytest.importorskip("nudenet.nudenet")
     image = noise(500, 500)
     expected = module._read_image(np.ascontiguousarray(image[:, :, ::-1]), 320)[0]
@@ -187,7 +187,7 @@ def test_scrfd_is_insightfaces() -> None:
         (None, (10, 20), Placement((10, 20), (10, 20), 0, 0, (10, 20))),
     ],
 )
-def test_where_an_image_lies(fit: Any, image: tuple[int, int], expected: Placement) -> None:
+def test_placement_of_an_image(fit: Any, image: tuple[int, int], expected: Placement) -> None:
     assert Preprocess(fit).places(*image) == [expected]
 
 
@@ -205,7 +205,7 @@ def test_a_centre_crop_has_a_placement() -> None:
     ],
 )  # fmt: skip
 def test_a_point_of_the_input_is_that_point_of_the_image(how: Preprocess) -> None:
-    """The colour that the tensor has somewhere is that of the place in the image to which the placement leads."""
+    """The colour at a position of the tensor is the colour at the position of the image that the placement gives."""
     pixels = smooth(480, 640)
     how = replace(how, color="rgb", divisor=1.0, mean=(0.0,), std=(1.0,))
     for tile, place in enumerate(how.places(480, 640)):
@@ -218,7 +218,7 @@ def test_a_point_of_the_input_is_that_point_of_the_image(how: Preprocess) -> Non
                 np.testing.assert_allclose(tensor[:2, row, column], [x * 255 / 640, y * 255 / 480], atol=2.5)
 
 
-def test_what_is_padded_is_the_pixel_or_zero() -> None:
+def test_padding_is_the_fill_pixel_or_zero() -> None:
     image = Image.fromarray(np.full((10, 20, 3), 200, np.uint8))
     cases = [((114,), [0.28] * 3), (None, [0.0] * 3), ((1, 2, 3), [-1.98, -1.96, -1.94])]
     for fill, expected in cases:
@@ -393,7 +393,7 @@ def test_arrays_are_fed_as_they_are_unless_asked(tmp_path: Path) -> None:
         ("crop", "224x224", (224, 224)),
     ],
 )
-def test_options_and_recipe_files_say_every_way(name: str, text: str, value: Any, tmp_path: Path) -> None:
+def test_options_and_recipe_files_express_every_way(name: str, text: str, value: Any, tmp_path: Path) -> None:
     field = preprocess_field(name, text)
     assert getattr(Preprocess.from_dict({name: field}), name) == value
     recipe = Recipe("m.onnx", preprocess={name: field})
@@ -409,24 +409,27 @@ def test_options_and_recipe_files_say_every_way(name: str, text: str, value: Any
     ("values", "message"),
     [
         ({"resize": {"way": "squash"}}, "way must be one of letterbox, right, multiple, not 'squash'"),
-        ({"resize": {"align": "corner"}}, 'does not say its way .*way = "letterbox"'),
+        ({"resize": {"align": "corner"}}, 'has no way .*way = "letterbox"'),
         ({"resize": {"way": "letterbox", "colour": 1}}, "resize has no field 'colour' .*one of way, size, align"),
         ({"resize": {"way": "letterbox", "align": "top"}}, "align must be one of centre, corner"),
         ({"resize": {"way": "letterbox", "fill": [256]}}, "fill must be none, or pixels from 0 to 255"),
         ({"resize": {"way": "letterbox", "fill": [1, 2]}}, "fill must be 3 pixels"),
-        ({"resize": {"way": "letterbox", "size": [600, 600], "multiple": 32}}, "size 600x600 is no multiple of 32"),
+        ({"resize": {"way": "letterbox", "size": [600, 600], "multiple": 32}}, "size 600x600 is not a multiple of 32"),
         ({"resize": {"way": "letterbox", "multiple": 0}}, "multiple must be a whole number"),
         ({"resize": {"way": "letterbox", "grow": "maybe"}}, "grow must be true or false"),
         ({"resize": {"way": "right", "rounding": "off"}}, "rounding must be one of nearest, down, up"),
-        ({"resize": {"way": "multiple", "size": [64, 64]}}, "the size of the way multiple is that of the image"),
-        ({"resize": {"way": "letterbox"}, "crop": [8, 8]}, "resize letterbox goes with no crop"),
+        (
+            {"resize": {"way": "multiple", "size": [64, 64]}},
+            "the way multiple uses the size of the image, so it takes no size",
+        ),
+        ({"resize": {"way": "letterbox"}, "crop": [8, 8]}, "resize letterbox cannot be combined with a crop"),
         ({"crop": {"size": [8, 8], "overlap": 8}}, "an overlap of 8 leaves nothing of a tile of 8x8"),
         ({"crop": {"overlap": -1}}, "overlap must be a whole number"),
         ({"layout": "nhwc"}, "unknown layout 'nhwc' .*chw, hwc"),
         ({"arrays": 1}, "arrays must be true or false"),
     ],
 )
-def test_ways_that_cannot_be(values: dict[str, Any], message: str) -> None:
+def test_invalid_ways(values: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         Preprocess.from_dict(values)
 
@@ -439,12 +442,12 @@ def test_ways_that_cannot_be(values: dict[str, Any], message: str) -> None:
         ("resize", "big,small", "is not a list of numbers"),
     ],
 )
-def test_options_that_are_no_way(name: str, text: str, message: str) -> None:
+def test_invalid_options_for_ways(name: str, text: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         preprocess_field(name, text)
 
 
-def test_every_preset_says_its_steps(folder: Path) -> None:
+def test_every_preset_describes_its_steps(folder: Path) -> None:
     assert PRESETS["yolo"].in_words()["resize"] == (
         "letterboxed to 640 x 640 (height x width), padded about the centre with pixel 114, opencv, not antialiased"
     )
@@ -485,7 +488,7 @@ def test_a_given_mean_is_kept_whatever_the_input_takes(
 
 @pytest.mark.parametrize("crop", [Tiles(overlap=2), {"overlap": 2}])
 def test_tiles_are_of_the_image_at_its_own_size(tmp_path: Path, crop: Any) -> None:
-    """Unless the user resizes: a guessed stretch would leave one tile."""
+    """Tiles are cut without resizing, unless the user asks for it: a guessed resizing would leave one tile."""
     found, _ = choose_preprocess(source_of(tmp_path, (3, 8, 9)), "", {"crop": crop})
     assert found is not None
     assert (found.resize, found.crop) == (None, Tiles((8, 9), 2))

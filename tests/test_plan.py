@@ -1,4 +1,4 @@
-"""The mixed model: the forms of its layers, that it computes what it should, and that it keeps to its requirements."""
+"""The mixed model: the forms of its layers, its outputs, and its requirements."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def int8_twin(graph: Graph, inputs: Array, method: str = "mse") -> Graph:
 
 
 def by_hand(graph: Graph) -> Costs:
-    """8 ms in fp32, 4 in bf16, 2 in int8, 0.5 less at each end that is int8; 0.25 for each conversion.
+    """Costs: 8 ms in fp32, 4 in bf16, 2 in int8, 0.5 less at each end that is int8, and 0.25 for each conversion.
 
     Depthwise layers read and make fp32 even in bf16, as on x86.
     """
@@ -122,7 +122,7 @@ def test_why_a_layer_got_its_precision() -> None:
     for choice in ("fp32", "bf16", "int8"):
         assert plan_of(every, choice, 0.0).why("c"), "an exact plan is explained as well"
     text = plan_of([fp32, Option("fp16", 1.0, math.inf)], "fp32").why("c")
-    assert text == "fp32: fp16 gives outputs that are not finite"
+    assert text == "fp32: with fp16, outputs are not finite"
 
 
 # --------------------------------------------------------------------------------------------------------- the layers
@@ -149,8 +149,8 @@ def test_a_choice_sets_the_mask_and_nothing_else() -> None:
 WIDE = "Input in0 0 1 in0 0=8 1=8 2={0}\nConvolution c 1 1 in0 out0 0=8 1=3 4=1 5=1 6={1}"
 
 
-def test_winograd_has_weights_it_can_add_up() -> None:
-    """Many channels: 8-bit weights may overflow its kernels, so they get 6 bits, rounded from the original's."""
+def test_winograd_weights_cannot_overflow() -> None:
+    """With many channels, 8-bit weights may overflow its kernels, so the original's weights are rounded to 6 bits."""
     graph = network(WIDE.format(128, 128 * 72))
     inputs = samples(4, (128, 8, 8))
     twin = int8_twin(graph, inputs)
@@ -173,10 +173,10 @@ def test_winograd_has_weights_it_can_add_up() -> None:
         assert (accuracy.sqnr_db(found, expected) or 0) > least
 
 
-def test_six_bits_get_a_bias_of_their_own() -> None:
-    """What 8-bit weights lose of a channel's mean their bias gives back, and 6-bit weights lose something else.
+def test_six_bit_weights_get_their_own_bias() -> None:
+    """The bias compensates the change of a channel's mean by 8-bit weights. 6-bit weights change the mean differently.
 
-    It is most where the mean is far from zero, as zero points move it.
+    The difference is largest if the mean is far from zero, because zero points moved it.
     """
     graph = network(WIDE.format(128, 128 * 72).replace("4=1", "4=0"))
     inputs = np.maximum(samples(6, (128, 8, 8)), 0) - np.float32(2)
@@ -203,7 +203,7 @@ def test_six_bits_get_a_bias_of_their_own() -> None:
     assert np.mean(moved**2) < before / 5
 
 
-def test_what_a_convolution_reads_on_average() -> None:
+def test_the_mean_input_of_a_convolution() -> None:
     graph = network("Input in0 0 1 in0 0=4 1=3 2=1\nConvolution c 1 1 in0 out0 0=1 1=3 4=1 5=1 6=9 18=2.0")
     image = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
     mean = mean_windows(graph, ["c"], ArraySamples((np.stack([image, image + 1]),)))["c"]
@@ -226,7 +226,7 @@ def test_weights_that_are_six_bits_already_stay() -> None:
 
 
 class Setting:
-    """The small network, its int8 twin, measured costs, and what fp32 computes."""
+    """The small network, its int8 version, measured costs, and the outputs of fp32."""
 
     def __init__(self) -> None:
         self.exact = small()
@@ -249,7 +249,7 @@ class Setting:
 
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The front is for the report; a test need not wait for it."""
+    """Skip the front, which is only for the report."""
     monkeypatch.setattr(search, "FRONT_POINTS", 3)
 
 
@@ -258,7 +258,7 @@ def mixed() -> Setting:
     return Setting()
 
 
-def test_mixed_networks_compute_what_fp32_does(mixed: Setting) -> None:
+def test_mixed_networks_compute_the_same_as_fp32(mixed: Setting) -> None:
     plans = [uniform(mixed.exact, mixed.costs, choice) for choice in mixed.choices]
     plans += [mixed.draw(seed) for seed in range(40)]
     with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
@@ -276,13 +276,14 @@ def test_the_fp32_plan_is_the_network_but_for_masks(mixed: Setting) -> None:
     assert all(made.layer(la.name).weights == la.weights for la in mixed.exact.layers)
 
 
-def test_casts_stand_where_a_reader_may_not_use_the_format() -> None:
+def test_casts_are_added_where_a_reader_may_not_read_the_format() -> None:
     graph, inputs = small(), samples(2)
     fitted = int8_twin(graph, inputs)
     plan = dict.fromkeys(("c1", "c2", "add", "fc"), "bf16") | {"d1": "bf16", "c3": "fp32", "gap": "fp32"}
     made = mixed_graph(forms_of(graph, fitted, inputs), plan, by_hand(graph))
     casts = {la.name: la for la in made.layers if la.type == "Cast"}
-    # c1 hands bf16 to d1, which reads fp32; c2 through the Split to c3, and to add, which takes it; add to gap.
+    # c1 outputs bf16 to d1, which reads fp32; c2 outputs it through the Split to c3, and to add, which reads bf16; then
+    # gap.
     assert set(casts) == {"d1/cast", "c3/cast", "gap/cast"}
     for cast in casts.values():
         assert (cast.get("type_from"), cast.get("type_to")) == (4, 1)
@@ -302,7 +303,7 @@ def test_a_split_is_masked_as_what_it_copies(maker: str, mask: str) -> None:
     assert sum(layer.type == "Cast" for layer in made.layers) == (2 if maker == "bf16" else 0)
 
 
-def test_int8_is_handed_on_between_int8_layers_only(mixed: Setting) -> None:
+def test_int8_is_only_passed_between_int8_layers(mixed: Setting) -> None:
     plan = uniform(mixed.exact, mixed.costs, "int8")
     terms = {la.name: la.params.get("int8_scale_term", 0) for la in mixed.graph(plan).layers}
     assert {name: term for name, term in terms.items() if term} == {"c1": 102, "d1": 101, "c2": 2, "c3": 2, "fc": 2}
@@ -312,7 +313,7 @@ def test_int8_is_handed_on_between_int8_layers_only(mixed: Setting) -> None:
     assert "output_scale" not in made.layer("c1").weights
 
 
-def test_halves_are_stored_where_halves_are_computed(mixed: Setting) -> None:
+def test_fp16_is_stored_if_fp16_is_computed(mixed: Setting) -> None:
     made = mixed.graph(uniform(mixed.exact, mixed.costs, "fp32") | {"c2": "bf16"})
     storage = {la.name: np.asarray(la.weights["weight"]).dtype for la in made.layers if "weight" in la.weights}
     assert {name for name, dtype in storage.items() if dtype == np.float16} == {"c2"}
@@ -347,13 +348,13 @@ def test_each_layer_alone_has_an_error(mixed: Setting) -> None:
 
 
 def test_neighbours_of_a_heavy_network_are_measured_together(mixed: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layer by layer, a network of 150 GMAC would take hours."""
+    """Measured layer by layer, a network of 150 GMAC would take hours."""
     monkeypatch.setattr(sensitivity, "LEAST_GROUPS", 3)
     with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
         alone = int8_errors(mixed.forms, judge)
         steps: list[int] = []
         together = int8_errors(mixed.forms, judge, lambda done, total: steps.append(total), budget=Budget(0))
-    assert set(steps) == {3}  # three and two of int8, both of Winograd's
+    assert set(steps) == {3}  # three and two groups of int8, and both of Winograd
     assert together.keys() == alone.keys()
     first = [together[name, "int8"] for name in ("c1", "d1", "c2")]
     assert len(set(first)) == 1
@@ -361,7 +362,7 @@ def test_neighbours_of_a_heavy_network_are_measured_together(mixed: Setting, mon
 
 
 def test_the_last_plan_is_fp32_also_where_no_noise_was_measured(mixed: Setting) -> None:
-    """A sum has no int8, and so no measured noise: in bf16 it looks as exact as in fp32, and is faster."""
+    """A sum has no int8, and so no measured noise. In bf16 it seems as exact as in fp32, but is faster."""
     plan = find_plan(
         quantized_of(mixed.exact, mixed.fitted, mixed.inputs), Requirements.parse(["sqnr>=300"]), look_at(), threads=1,
         timing=Given(by_hand(mixed.exact)),
@@ -371,7 +372,7 @@ def test_the_last_plan_is_fp32_also_where_no_noise_was_measured(mixed: Setting) 
 
 
 def test_a_grouped_layer_alone_does_not_spoil_the_errors() -> None:
-    """It hands on int8, which the floating-point layer behind it cannot read: it has no error alone."""
+    """It outputs int8, which the floating-point layer after it cannot read, so it has no error of its own."""
     graph, inputs = network(GROUPED), samples(4, (4, 5, 6))
     fitted = int8_twin(graph, inputs)
     assert fitted.layer("g").params["int8_scale_term"] == 101
@@ -398,7 +399,9 @@ def two_outputs() -> Graph:
 
 
 def test_each_output_counts_relative_to_its_own_signal() -> None:
-    """In plain squared errors the output of large values is all there is: a hundred thousand times the other's."""
+    """With plain squared errors, only the output of large values would count: its error is a hundred thousand times
+    larger.
+    """
     graph, inputs = two_outputs(), samples(5)
     assert 100 < outputs_of(graph, inputs).max() < 1000
     with Judge(graph, ArraySamples((inputs,))) as judge:
@@ -411,7 +414,7 @@ def test_each_output_counts_relative_to_its_own_signal() -> None:
 
 
 def searched(holds_up_to: float, first: float, most: int = 5) -> list[float]:
-    """The noises that are tried where every noise above one fails by the noise's ratio to it."""
+    """The noises that are tried, if every noise above 1 fails by its ratio to 1."""
     bracket, noise, noises = _Bracket(), first, list[float]()
     while len(noises) <= most and not bracket.settled:
         noises.append(noise)
@@ -422,7 +425,7 @@ def searched(holds_up_to: float, first: float, most: int = 5) -> list[float]:
     return noises
 
 
-def test_the_noise_is_bracketed_between_what_held_and_what_did_not() -> None:
+def test_the_noise_is_bracketed_between_success_and_failure() -> None:
     assert searched(1.0, first=0.5) == [0.5], "the first holds"
     noises = searched(1.0, first=100.0)
     assert noises[:2] == [100.0, pytest.approx(0.81)]
@@ -434,7 +437,7 @@ def test_the_noise_is_bracketed_between_what_held_and_what_did_not() -> None:
 
 
 class Given:
-    """Times that a test brings; every network takes 1 ms."""
+    """Times that a test gives. Every network takes 1 ms."""
 
     def __init__(self, costs: Costs) -> None:
         self.costs = costs
@@ -449,7 +452,7 @@ class Given:
 @pytest.mark.parametrize(
     ("require", "latency"), [(["sqnr>=30"], ""), (["sqnr>=60", "cosine>=0.9"], ""), ([], "1000ms")]
 )
-def test_a_plan_keeps_to_its_requirements(mixed: Setting, require: list[str], latency: str) -> None:
+def test_a_plan_satisfies_its_requirements(mixed: Setting, require: list[str], latency: str) -> None:
     requirements = Requirements.parse(require, latency)
     quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
     plan = find_plan(quantized, requirements, look_at(), threads=1, timing=Given(mixed.costs))
@@ -470,7 +473,7 @@ def test_a_plan_keeps_to_its_requirements(mixed: Setting, require: list[str], la
 
 
 def test_a_record_of_a_plan_has_one_speed(mixed: Setting) -> None:
-    """Where the machine is three times as slow as while planning, every predicted time is three times as long."""
+    """If the machine is three times as slow as while planning, every predicted time is three times as long."""
     quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
     requirements = Requirements.parse(["sqnr>=30"])
     plan = find_plan(quantized, requirements, look_at(), threads=1, timing=Given(mixed.costs))
@@ -489,19 +492,19 @@ def test_a_record_of_a_plan_has_one_speed(mixed: Setting) -> None:
             assert f"({times[layer.choice]:.3f} ms;" in layer.why
 
 
-def test_a_plan_that_cannot_hold_says_why(mixed: Setting) -> None:
+def test_a_plan_that_cannot_satisfy_its_requirements_gives_reasons(mixed: Setting) -> None:
     quantized = quantized_of(mixed.exact, mixed.fitted, mixed.inputs)
     slow = Requirements.parse(["sqnr>=300"], "0.000001ms")
     plan = find_plan(quantized, slow, look_at(), threads=1, timing=Given(mixed.costs))
     assert not plan.holds
     *noise, latency = plan.unmet
     assert latency.endswith("above 1e-06 ms")
-    # Where the fastest plan is the exact one, as with kernels that are wrong below fp32, nothing is said of its SQNR.
+    # If the fastest plan is the exact one, as with kernels that are wrong below fp32, its SQNR is not reported.
     assert len(noise) == int(plan.errors.relative > 0)
     assert all(reason.startswith("SQNR ") for reason in noise)
 
 
-def test_a_plan_keeps_every_output_right() -> None:
+def test_a_plan_keeps_every_output_correct() -> None:
     graph, inputs = two_outputs(), samples(5)
     requirements = Requirements.parse(["sqnr>=60"])
     quantized = quantized_of(graph, int8_twin(graph, inputs), inputs)
@@ -510,7 +513,7 @@ def test_a_plan_keeps_every_output_right() -> None:
     assert plan.choices == {"large": "fp32", "small": "fp32"}, "neither int8 nor bf16 reaches 60 dB"
 
 
-def test_the_noise_allowed_is_that_of_the_model_nearest_to_the_bound() -> None:
+def test_the_allowed_noise_is_estimated_from_the_model_nearest_to_the_bound() -> None:
     def model(noise: float) -> Errors:
         errors, reference = Errors(Classification()), np.random.default_rng(0).standard_normal(1000)
         errors.add([reference + math.sqrt(noise) * np.random.default_rng(1).standard_normal(1000)], [reference])
@@ -538,7 +541,7 @@ CHAIN = """
 
 
 def with_fp16(graph: Graph) -> Costs:
-    """As where there is fp16 arithmetic: fp16 takes half the time, but for b, and hands on fp16. int8 is slow."""
+    """Costs as with fp16 arithmetic: fp16 takes half the time, except for b, and outputs fp16. int8 is slow."""
     layers = [layer for layer in graph.layers if layer.op.computes]
     floats = {(la.name, c, False, False): ms for la in layers for c, ms in (("fp32", 2.0), ("fp16", 1.0))}
     floats["b", "fp32", False, False] = 0.1
@@ -560,7 +563,9 @@ def plan_with_fp16(requirements: Requirements, **where: Any) -> MixedPlan:
 
 @pytest.mark.skipif("fp16-arithmetic" in look_at().cpu_features, reason="this machine has fp16 arithmetic")
 def test_a_precision_whose_outputs_are_not_numbers_is_not_taken() -> None:
-    """Without fp16 arithmetic ncnn hands on fp32, which a Cast takes for fp16: refused, and else garbage or NaN."""
+    """Without fp16 arithmetic ncnn outputs fp32, which a Cast would read as fp16: it is refused, otherwise outputs are
+    garbage.
+    """
     plan = plan_with_fp16(Requirements.parse(["cosine>=0.999"]))
     assert plan.holds
     assert math.isfinite(plan.errors.relative)
@@ -568,7 +573,7 @@ def test_a_precision_whose_outputs_are_not_numbers_is_not_taken() -> None:
     assert plan.repairs > 0
 
 
-def test_where_a_uniform_model_is_broken_its_layers_are_measured_alone(mixed: Setting) -> None:
+def test_layers_of_a_broken_uniform_model_are_measured_alone(mixed: Setting) -> None:
     with Judge(mixed.exact, ArraySamples((mixed.inputs,))) as judge:
         int8 = int8_errors(mixed.forms, judge)
         whole = {"fp32": 1e-12, "bf16": math.inf}
@@ -582,7 +587,7 @@ def test_where_a_uniform_model_is_broken_its_layers_are_measured_alone(mixed: Se
 
 @pytest.fixture
 def crashing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let ncnn crash where c2 of the small network computes in bf16: alone, and in any network."""
+    """Make ncnn crash if c2 of the small network computes in bf16, alone or in any network."""
     honest = CheckedChild.ask
 
     def crashes(param: str) -> bool:
@@ -627,7 +632,7 @@ def test_a_layer_that_crashes_ncnn_cannot_have_that_choice_and_a_plan_is_found(c
 
 
 def test_a_uniform_model_that_crashes_ncnn_does_not_end_the_plan(mixed: Setting, crashing: None) -> None:
-    """Its layers are judged alone: the one that crashes is infinitely wrong."""
+    """Its layers are judged alone. The layer that crashes has an infinite error."""
 
     class Timed(Given):
         def networks(self, graphs: Mapping[str, Graph], sample: Sequence[Array]) -> dict[str, float]:
@@ -646,7 +651,7 @@ def test_a_uniform_model_that_crashes_ncnn_does_not_end_the_plan(mixed: Setting,
 
 
 @given(st.sets(st.integers(0, 40)), st.integers(0, 41))
-def test_those_that_crash_are_found(broken: set[int], count: int) -> None:
+def test_crashing_items_are_found(broken: set[int], count: int) -> None:
     numbers = list(range(count))
     assert without_broken(numbers, lambda some: not broken & set(some)) == [n for n in numbers if n not in broken]
 
@@ -654,7 +659,7 @@ def test_those_that_crash_are_found(broken: set[int], count: int) -> None:
 @pytest.mark.board
 @pytest.mark.timeout(600)
 def test_a_plan_for_a_board_is_judged_on_the_board() -> None:
-    """Its fp16 arithmetic is not this machine's: here the same model does not run."""
+    """It has fp16 arithmetic, and this machine does not, so the model does not run here."""
     with open_device(f"ssh://{BOARD}") as board:
         assert "fp16-arithmetic" in look_at(board).cpu_features
         plan = plan_with_fp16(Requirements.parse(["cosine>=0.999"]), device=board)

@@ -1,4 +1,4 @@
-"""Preprocessing: the same bits as torchvision's and timm's own transforms, and values that cannot be used."""
+"""Preprocessing: bit-exact to the transforms of torchvision and timm, and invalid values."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from ncnnkit.samples.presets import (
     preset,
 )
 
-# Odd and even, larger and smaller than any crop, long and thin; (1, 1) is all padding where nothing resizes.
+# Odd and even, larger and smaller than any crop, long and thin. Without resizing, (1, 1) is mostly padding.
 SIZES = [(320, 240), (241, 333), (224, 224), (225, 223), (10, 7), (1, 1), (3, 200)]
 MODES = ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK"]
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """Noise: any difference in how pixels are chosen or rounded shows."""
+    """Noise, in which any difference of positions or rounding is visible."""
     pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, 4), dtype=np.uint8)
     image = Image.fromarray(pixels)  # RGBA
     return image if mode == "RGBA" else image.convert("RGB").convert(mode)
@@ -58,7 +58,7 @@ def test_torchvision_presets_are_equal_to_the_bit(name: str) -> None:
     transform, ours = models.get_model_weights(name).DEFAULT.transforms(), preset(f"torchvision:{name}")
     images = [noise(*size) for size in SIZES] + [noise(120, 97, mode) for mode in MODES]
     for image in images:
-        # torchvision's transforms take what its data sets give, and those convert to RGB.
+        # torchvision's transforms get images from its data sets, which convert to RGB.
         expected = transform(image.convert("RGB")).numpy()
         assert np.array_equal(ours.apply(image), expected), (image.size, image.mode)
 
@@ -188,7 +188,7 @@ def test_gray_has_one_plane_of_pillows_luminance(mode: str) -> None:
     assert np.array_equal(result[0], np.asarray(image.convert("L")))
 
 
-def test_what_is_smaller_than_the_crop_is_padded_with_black() -> None:
+def test_images_smaller_than_the_crop_are_padded_with_black() -> None:
     image = Image.new("RGB", (2, 3), "white")
     result = Preprocess(crop=(6, 5), divisor=255).apply(image)[0]
     expected = np.zeros((6, 5), np.float32)

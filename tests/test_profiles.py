@@ -1,4 +1,4 @@
-"""Which layers take the time: that they add up to the network, in which precision they ran, and where."""
+"""Profiles: layer times add up to the network, with the precision and the processor of each layer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ours go before other processes, where that may be asked: on a busy machine no 10 ms are left alone."""
+    """Give our processes priority if permitted, because on a busy machine they are disturbed every 10 ms."""
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     try:
@@ -84,7 +84,7 @@ def test_the_layers_add_up_to_the_network(tmp_path: Path, lite0: Graph, precisio
 @pytest.mark.slow
 @pytest.mark.vulkan
 def test_on_vulkan_they_add_up_too(tmp_path: Path, lite0: Graph) -> None:
-    """The time of submitting and downloading is subtracted.
+    """The time of submission and download is subtracted.
 
     Otherwise the layers would take longer than the whole on a GPU.
     """
@@ -100,7 +100,7 @@ def test_on_vulkan_they_add_up_too(tmp_path: Path, lite0: Graph) -> None:
     assert {layer.runs_on for layer in found.layers} == {"Vulkan"}
 
 
-def test_what_a_layer_made_tells_its_precision(model: Path) -> None:
+def test_the_output_of_a_layer_shows_its_precision(model: Path) -> None:
     ncnnfile.save(ncnnkit.quantize(small(), ncnnkit.calibrate(small(), samples(2)), target="x86"), model)
     found = {layer.name: layer for layer in profile(model, run_job, repeats=3).layers}
     assert {name: found[name].precision for name in ("c1", "c2", "fc")} == {"c1": "int8", "c2": "int8", "fc": "int8"}
@@ -109,12 +109,12 @@ def test_what_a_layer_made_tells_its_precision(model: Path) -> None:
 
 
 @pytest.mark.skipif(look_at().machine != "x86_64", reason="which layers have bf16 differs")
-def test_layers_without_bf16_are_seen_to_run_in_fp32(model: Path) -> None:
+def test_layers_without_bf16_are_reported_as_fp32(model: Path) -> None:
     found = {la.name: la.precision for la in profile(model, run_job, precision="bf16", repeats=3).layers}
     assert (found["c1"], found["d1"]) == ("bf16", "fp32")
 
 
-def test_taps_change_nothing_that_is_computed() -> None:
+def test_taps_do_not_change_the_outputs() -> None:
     graph = small()
     layers = [layer for layer in graph.layers if layer.op.computes]
     run, taps = tapped(graph, layers)
@@ -143,15 +143,15 @@ def test_on_vulkan_each_layer_is_placed(tmp_path: Path) -> None:
     assert {layer.bits for layer in found.layers} == {None}, "they cannot be seen there"
 
 
-def test_without_a_vulkan_device_that_is_said(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_vulkan_device_is_reported(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VK_DRIVER_FILES", "/nonexistent")
     monkeypatch.setenv("VK_ICD_FILENAMES", "/nonexistent")
     found = profile(model, run_job, backend="vulkan", repeats=3)
-    assert found.notes[0] == "no Vulkan device: ncnn ran all of it on the CPU"
+    assert found.notes[0] == "no Vulkan device: ncnn ran all layers on the CPU"
     assert {(layer.runs_on, layer.precision) for layer in found.layers} == {("CPU", "fp32")}
 
 
-def test_a_job_that_fails_says_why(model: Path) -> None:
+def test_a_failed_job_gives_the_reason(model: Path) -> None:
     def refuse(job: ProfileJob) -> ProfileResult:
         raise WorkerError("signal 11 (SIGSEGV) during 'load'", crashed=True)
 

@@ -1,4 +1,4 @@
-"""What the terminal shows of how far the work is, on a captured console and with a clock that tests turn."""
+"""The progress on the terminal, on a captured console and with a clock that tests control."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Clock:
 
 
 class Screen:
-    """A console of which the text is read, and what is shown on it."""
+    """A console with readable text, and the progress shown on it."""
 
     def __init__(self, live: bool) -> None:
         self.clock = Clock()
@@ -37,14 +37,14 @@ class Screen:
         self.shown = Shown(console, live, self.clock)
 
     def text(self) -> str:
-        """What was written since the last time."""
+        """The text since the last call."""
         found = self._file.getvalue()
         self._file.seek(0)
         self._file.truncate()
         return found
 
     def bar(self) -> str:
-        """What the bar shows now."""
+        """The text of the bar now."""
         with self.shown._console.capture() as captured:
             self.shown._console.print(self.shown._bar.get_renderable())
         return captured.get()
@@ -81,8 +81,8 @@ def test_a_log_is_never_silent_for_long() -> None:
         assert screen.text() == f"  Stage 6/11 plan: layer costs, {duration(screen.clock.now)}\n"
 
 
-def test_a_log_is_looked_at_when_its_next_line_is_due() -> None:
-    """Looking once a second made the silence a second longer than was said."""
+def test_a_log_is_checked_when_its_next_line_is_due() -> None:
+    """Checking once a second made the silence a second longer than promised."""
     screen = Screen(live=False)
     screen.shown(PLAN, 0, 0)
     screen.clock.now = 1.0
@@ -93,7 +93,7 @@ def test_a_log_is_looked_at_when_its_next_line_is_due() -> None:
     assert screen.shown.due_in() == pytest.approx(PATIENCE)
 
 
-def test_a_step_without_a_total_does_not_show_the_last_ones() -> None:
+def test_a_step_without_a_total_does_not_show_the_previous_total() -> None:
     screen = Screen(live=True)
     screen.shown(PLAN.at("sensitivity"), 48, 96)
     assert "48/96" in screen.bar()
@@ -108,7 +108,7 @@ def test_a_step_without_a_total_does_not_show_the_last_ones() -> None:
     assert screen.shown._bar.tasks[0].total is None, "nor the total that the same step had before"
 
 
-def test_the_time_left_is_that_of_the_step() -> None:
+def test_the_remaining_time_is_that_of_the_step() -> None:
     screen = Screen(live=True)
     screen.shown(QUANTISE.at("exact outputs"), 0, 0)
     screen.clock.now = 100.0
@@ -146,14 +146,14 @@ def test_a_stage_that_fails_is_not_finished() -> None:
     assert screen.text() == "✓ 5/11 quantise 0.0 s\n"
 
 
-def test_what_is_no_run_has_no_numbers() -> None:
+def test_other_commands_have_no_stage_numbers() -> None:
     screen = Screen(live=False)
     screen.shown(Position("measure"), 1, 2)
     screen.shown.finish()
     assert screen.text() == "✓ measure 0.0 s\n"
 
 
-def test_stages_are_numbered_by_what_is_expected() -> None:
+def test_stages_are_numbered_by_the_expected_list() -> None:
     told: list[Position] = []
     stages = Stages(["open", "quantise", "measure", "measure at"], lambda position, *_: told.append(position))
     for name in ("open", "quantise for vulkan", "measure", "measure at 3x8x8"):

@@ -1,4 +1,4 @@
-"""What ``import ncnnkit`` offers: exactly these names, each with an example that runs."""
+"""The public names of ``import ncnnkit``: exactly these, each with an example that runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert re.match(r"\d+\.\d+\.\d+", ncnnkit.__version__)
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_the_package_declares_that_it_is_typed() -> None:
     assert (Path(ncnnkit.__file__).parent / "py.typed").is_file()
     for name in NAMES:
         signature = inspect.signature(getattr(ncnnkit, name))
@@ -85,7 +85,7 @@ def here(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def examples(name: str) -> list[doctest.DocTest]:
-    """The examples of a name: in its own docstring, and in those of a class's methods."""
+    """The examples in the docstring of a name, and of the methods of a class."""
     offered = getattr(ncnnkit, name)
     found = doctest.DocTestFinder(recurse=True).find(offered, name, globs={"nk": ncnnkit, "np": np})
     return [test for test in found if test.examples]

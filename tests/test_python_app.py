@@ -69,7 +69,7 @@ def image(folder: Path, seed: int = 0, name: str = "a.png") -> Path:
 
 
 def test_the_model_need_not_be_named(written: Path, tmp_path: Path) -> None:
-    """From any folder, and through a link to the program."""
+    """From any folder, and with a link to the program."""
     path = image(tmp_path)
     (tmp_path / "link").symlink_to(written / "infer.py")
     files = [written / f"models/model{ending}" for ending in (".param", ".bin")]
@@ -81,17 +81,17 @@ def test_the_model_need_not_be_named(written: Path, tmp_path: Path) -> None:
 
 WRONG = {
     "nothing": ([], "give INPUT, or --self-test without INPUT"),
-    "a .param alone": (["models/m.param"], "give MODEL.bin behind MODEL.param"),
-    "a .param and an image": (["models/m.param", "a.png"], "give MODEL.bin behind MODEL.param"),
-    "three words": (["a", "b", "c"], "c: what is it?"),
+    "a .param alone": (["models/m.param"], "give MODEL.bin after MODEL.param"),
+    "a .param and an image": (["models/m.param", "a.png"], "give MODEL.bin after MODEL.param"),
+    "three words": (["a", "b", "c"], "c: unexpected argument"),
     "a precision": (["a.png", "--precision=int4"], "--precision=int4: must be one of fp32"),
-    "a loop": (["a.png", "--loop=0"], "argument --loop: must be a whole number above zero"),
-    "not a number": (["a.png", "--top=\u00b2"], "argument --top: must be a whole number from 0 to 1000000"),
+    "a loop": (["a.png", "--loop=0"], "argument --loop: must be an integer above zero"),
+    "not a number": (["a.png", "--top=\u00b2"], "argument --top: must be an integer from 0 to 1000000"),
     "a file to draw to": (["a.png", "--draw=x.tiff"], "argument --draw: must end in .png"),
     "an option": (["a.png", "--streams"], "unrecognized arguments: --streams"),
     "half an option": (["a.png", "--self"], "unrecognized arguments: --self"),
     "a self-test of an input": (["a.png", "--self-test"], "give INPUT, or --self-test without INPUT"),
-    "drawing onto an array": (["x.npy", "--draw=x.png"], "--draw draws onto an image, and INPUT is an array"),
+    "drawing onto an array": (["x.npy", "--draw=x.png"], "--draw needs an image, and INPUT is an array"),
     "an output of a folder": ([".", "y.npy"], "OUTPUT and --draw are for one input"),
 }
 
@@ -120,8 +120,8 @@ def test_what_is_reported(written: Path, tmp_path: Path) -> None:
 
 
 ODD = {
-    "complex.npy": "does not hold numbers, but complex64",
-    "empty.npz": "does not hold numbers: ",
+    "complex.npy": "does not contain numbers, but complex64",
+    "empty.npz": "does not contain numbers: ",
     "bomb.png": "is not an image: Image size (400000000 pixels) exceeds limit",
     "half.png": "is not an image: image file is truncated",
 }
@@ -175,7 +175,7 @@ PAIR = """
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An app that takes two images of different sizes and an array; in the original they have other names."""
+    """An app that takes two images of different sizes and an array. The inputs have other names in the original."""
     home = tmp_path_factory.mktemp("pair")
     for name, seed in (("one", 0), ("two", 10)):
         (home / name).mkdir()
@@ -219,10 +219,10 @@ def test_one_file_with_all_arrays(pair: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), found)
     np.savez(tmp_path / "z.npz", one=arrays["one"], two=arrays["two"])
     done = infer(pair / "app", tmp_path / "z.npz")
-    assert "z.npz: holds no array n: it has one, two" in done.stderr
+    assert "z.npz: contains no array n: it has one, two" in done.stderr
 
 
-def test_what_is_missing_of_several_inputs(pair: Path, tmp_path: Path) -> None:
+def test_missing_files_of_several_inputs(pair: Path, tmp_path: Path) -> None:
     one = image(tmp_path)
     done = infer(pair / "app", f"one={one}", f"n={pair}/0.npy")
     assert (done.returncode, done.stderr) == (
@@ -278,8 +278,8 @@ def test_frames_from_stdin(written: Path, tmp_path: Path) -> None:
     rows = [json.loads(row) for row in done.stdout.splitlines()]
     assert [(row["input"], row["top"]) for row in rows] == [("frame 1", expected[0]), ("frame 2", expected[1])]
     for bad, text in (
-        (stream[:3000], b"frame 1"), (b"P6 30", b"stdin: ends within an image"), (b"GIF89a" * 40, b"no binary PPM"),
-        (b"P6 0 4 255 ", b"no binary PPM"), (b"P6 30 40 65535 " + bytes(3600), b"the last 255"),
+        (stream[:3000], b"frame 1"), (b"P6 30", b"stdin: ends within an image"), (b"GIF89a" * 40, b"not a binary PPM"),
+        (b"P6 0 4 255 ", b"not a binary PPM"), (b"P6 30 40 65535 " + bytes(3600), b"the last 255"),
     ):  # fmt: skip
         done = subprocess.run(list(map(str, line)), input=bad, capture_output=True, check=False)
         assert done.returncode == 1
@@ -310,13 +310,13 @@ def test_a_right_program_passes(written: Path) -> None:
 
 
 def test_a_corrupted_model_fails(app: Path) -> None:
-    """It is refused, and where that is not checked, its outputs are wrong."""
+    """It is refused. Without that check, its outputs are wrong."""
     path = app / "models/model.bin"
     altered = bytearray(path.read_bytes())
     altered[100:300] = np.random.default_rng(0).normal(0, 1, 50).astype(np.float32).tobytes()
     path.write_bytes(altered)
     done = infer(app, "--self-test")
-    assert (done.returncode, "model.bin: is not the file that was written" in done.stderr) == (1, True)
+    assert (done.returncode, "model.bin: was damaged or changed" in done.stderr) == (1, True)
     done = infer(app, "--self-test", "--no-check")
     assert done.returncode == 3
     assert "SQNR" in failed(done)
@@ -358,4 +358,4 @@ def test_examples_that_cannot_be_used_are_one_line(app: Path) -> None:
     shutil.rmtree(app / "examples")
     done = infer(app, "--self-test")
     assert done.returncode == 1
-    assert "holds no examples: write the app from a run, or with --images" in done.stderr
+    assert "contains no examples: write the app from a run, or with --images" in done.stderr

@@ -1,4 +1,4 @@
-"""The app in Python: it answers as the package does, and prepares images as the package does, to the bit."""
+"""The app in Python: its answers equal the package's, and its preprocessing is bit-exact."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def test_python_runs_a_model_at_its_own_precision(python_app: Path, tmp_path: Pa
     line = [sys.executable, python_app / "infer.py", python_app / "models/m-int8.param"]
     line += [python_app / "models/m-fp32.bin", image]
     done = subprocess.run(list(map(str, line)), capture_output=True, text=True)
-    assert "m-fp32.bin: is another model's than " in done.stderr
+    assert "m-fp32.bin: does not belong to " in done.stderr
 
 
-def test_python_refuses_a_cast_of_what_is_not_handed_on(run_folder: Path, tmp_path: Path) -> None:
+def test_python_refuses_a_cast_from_another_type(run_folder: Path, tmp_path: Path) -> None:
     make_app(run_folder, tmp_path / "app", variant="fp32", lang="python")
     path = tmp_path / "app/models/m-fp32.param"
     magic, counts, *layers = path.read_text().replace(" out0", " last").splitlines()
@@ -103,7 +103,7 @@ def test_python_refuses_an_altered_file(run_folder: Path, tmp_path: Path) -> Non
     path.write_bytes(altered)
     done = infer(tmp_path / "app", picture(tmp_path / "a.png"))
     assert done.returncode == 1
-    assert "m-fp32.bin: is not the file that was written: its CRC-32 is " in done.stderr
+    assert "m-fp32.bin: was damaged or changed: its CRC-32 is " in done.stderr
     assert infer(tmp_path / "app", picture(tmp_path / "a.png"), "--no-check").returncode == 0
 
 
@@ -162,7 +162,7 @@ MODES = ["1", "L", "LA", "P", "PA", "I", "I;16", "I;16B", "F", "RGB", "RGBA", "C
 
 
 def image_of_mode(mode: str, path: Path) -> None:
-    """A file that Pillow opens as an image of a mode; ``keyed`` and ``GIF`` have one transparent colour."""
+    """A file that Pillow opens as an image of this mode. ``keyed`` and ``GIF`` have one transparent colour."""
     rng = np.random.default_rng(0)
     colours = Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8))
     if mode == "I;16B":
@@ -264,9 +264,9 @@ FAULTS = {
     "no such image": (["nowhere.png"], "nowhere.png"),
     "no image": (["text.png"], "is not an image"),
     "a broken PPM": (["broken.ppm"], "ends too early"),
-    "a wrong shape": (["wrong.npy"], "has shape 3x8x8, the network takes 3x16x16"),
-    "NaN": (["nan.txt"], "holds NaN or infinity"),
-    "words": (["words.txt"], "does not hold numbers"),
+    "a wrong shape": (["wrong.npy"], "has shape 3x8x8, but the network takes 3x16x16"),
+    "NaN": (["nan.txt"], "contains NaN or infinity"),
+    "words": (["words.txt"], "does not contain numbers"),
     "no GPU": (["good.npy", "--gpu"], "--gpu: "),
 }
 
@@ -304,7 +304,7 @@ def test_int8_made_for_cpus_is_not_run_on_a_gpu(python_app: Path, tmp_path: Path
     assert not network_part.only_for_cpus(tmp_path / "m.param", facts)
 
 
-def test_the_python_app_needs_nothing_of_ncnnkit(python_app: Path) -> None:
+def test_the_python_app_does_not_need_ncnnkit(python_app: Path) -> None:
     files = {path.relative_to(python_app).as_posix(): path.read_text() for path in python_app.rglob("*.py")}
     assert not any(re.search(r"^\s*(from|import) ncnnkit", text, re.MULTILINE) for text in files.values())
     assert "def check_storages(" in files["parts/storages.py"]
@@ -312,7 +312,7 @@ def test_the_python_app_needs_nothing_of_ncnnkit(python_app: Path) -> None:
     assert not {"parts/boxes.py", "parts/ctc.py"} & files.keys(), "of other tasks"
 
 
-def test_python_files_hold_what_is_used() -> None:
+def test_python_files_contain_only_used_code() -> None:
     text = '''"""Main."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Quantising: thresholds and scales, what the int8 graph holds, requantised chains, bias correction, tables."""
+"""Quantising: thresholds and scales, the int8 graph, requantised chains, bias correction, tables."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def stats_of(values: Array, bins: int = 8192, fixed: bool = False) -> BlobStats:
 
 
 def stored(graph: Graph, layer: str) -> Array:
-    """A layer's weight as it stands in the file."""
+    """The weight of a layer as stored in the file."""
     weight = graph.layer(layer).weights["weight"]
     assert isinstance(weight, np.ndarray)
     return weight
@@ -69,7 +69,7 @@ def outputs(graph: Graph, inputs: Array) -> Array:
 
 @pytest.mark.parametrize("kind", ["normal", "laplace", "relu", "outlier"])
 def test_mse_threshold_is_the_best_of_all(kind: str) -> None:
-    """Compared with the error of really quantising the values, over a fine grid of thresholds."""
+    """Compared with the error of quantising the values themselves, over a fine grid of thresholds."""
     rng = np.random.default_rng(0)
     values = {
         "normal": rng.standard_normal(20000),
@@ -88,7 +88,7 @@ def test_mse_threshold_is_the_best_of_all(kind: str) -> None:
 
 
 def kl_by_the_book(histogram: Array, levels: int = 128) -> int:
-    """``quantize_KL`` of ncnn2table.cpp, loop by loop."""
+    """``quantize_KL`` of ncnn2table.cpp, with the same loops."""
     share = histogram / histogram.sum()
     bins, eps = len(share), 1e-4
     best, least = 0, np.inf
@@ -113,7 +113,7 @@ def kl_by_the_book(histogram: Array, levels: int = 128) -> int:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_kl_threshold_is_ncnn2tables(seed: int) -> None:
+def test_kl_threshold_equals_ncnn2tables(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = rng.laplace(size=3000) if seed else np.maximum(rng.standard_normal(3000), 0)
     found = stats_of(values, 300, fixed=True)
@@ -136,7 +136,7 @@ def test_scales_are_finite_for_dead_and_constant_blobs(method: str, value: float
     assert scale > 0
 
 
-def test_a_blob_of_which_no_value_was_counted_is_not_clipped() -> None:
+def test_a_blob_without_counted_values_is_not_clipped() -> None:
     assert mse_threshold(BlobStats(np.zeros(64, np.int64), 0.5, 3.0, 1000)) == 3.0
 
 
@@ -145,8 +145,8 @@ def test_a_blob_of_which_no_value_was_counted_is_not_clipped() -> None:
 
 @given(st.lists(st.floats(-300, 300, width=32), min_size=1, max_size=20))
 @settings(deadline=None)
-def test_rounding_is_ncnns(values: list[float]) -> None:
-    """Half away from zero, as C's round(), then clipped to ±127."""
+def test_rounding_equals_ncnns(values: list[float]) -> None:
+    """Half away from zero, like C's round(), and clipped to ±127."""
     rows = np.array([values], np.float32)
     expected = [max(-127, min(127, int(np.copysign(np.floor(abs(v) + 0.5), v)))) for v in rows[0].astype(float)]
     assert to_int8(rows, np.ones(1, np.float32))[0].tolist() == expected
@@ -166,11 +166,11 @@ def test_a_dead_channel_has_a_finite_scale() -> None:
 # ------------------------------------------------------------------------------------------------------- the graph
 
 
-def test_every_layer_that_can_is_int8_and_near_the_original() -> None:
+def test_all_possible_layers_are_int8_and_near_the_original() -> None:
     graph = small()
     made = quantize(graph, calibrate(graph, samples(8)), target="x86")
     terms = {la.name: la.params["int8_scale_term"] for la in made.layers if la.params.get("int8_scale_term")}
-    # c1 and d1 hand on int8; c2 cannot: the residual reads it too. c3 feeds the sum.
+    # c1 and d1 output int8. c2 cannot, because the residual reads it, too. c3 feeds the sum.
     assert terms == {"c1": 102, "d1": 101, "c2": 2, "c3": 2, "fc": 2}
     assert made.layer("c1").array("output_scale") == made.layer("d1").array("input_scale")
     assert stored(made, "c1").dtype == np.int8
@@ -220,13 +220,13 @@ GROUPED = """
 @pytest.mark.parametrize(
     ("reader", "terms"),
     [
-        # A convolution reads it in int8: right everywhere.
+        # A convolution reads it in int8, which is right everywhere.
         ("Convolution c1 1 1 b1 out0 0=8 1=1 6=128", {"c0": 102, "g": 101, "c1": 2}),
-        # Real numbers: garbage on x86, so it stays in floating point, and what comes before hands on real numbers.
+        # With float outputs it is wrong on x86, so it stays in floating point, and the layer before it outputs floats.
         ("Sigmoid s 1 1 b1 out0", {"c0": 2}),
     ],
 )
-def test_grouped_convolutions_are_int8_only_where_ncnn_computes_them_right(reader: str, terms: dict[str, int]) -> None:
+def test_grouped_convolutions_are_int8_only_if_ncnn_computes_them_correctly(reader: str, terms: dict[str, int]) -> None:
     graph, inputs = network(GROUPED.format(reader=reader)), samples(8, (4, 5, 6))
     made = quantize(graph, calibrate(graph, inputs), target="x86")
     assert {la.name: t for la in made.layers if (t := la.params.get("int8_scale_term"))} == terms
@@ -250,7 +250,7 @@ def test_a_blob_that_is_also_an_output_stays_a_real_number() -> None:
             assert np.abs(ours - theirs).max() < 0.1 * np.abs(theirs).max()
 
 
-def test_what_stays_in_floating_point_is_stored_as_fp16() -> None:
+def test_floating_point_layers_are_stored_as_fp16() -> None:
     graph = small()
     made = quantize(graph, calibrate(graph, samples(2)), skip=["c2", "fc"])
     assert not made.layer("c2").params.get("int8_scale_term")
@@ -286,7 +286,7 @@ def test_bias_correction_restores_the_mean_of_every_channel() -> None:
     assert after < 0.5 * before
 
 
-def test_bias_correction_gives_a_bias_where_there_was_none(tmp_path: Path) -> None:
+def test_bias_correction_adds_missing_biases(tmp_path: Path) -> None:
     graph = small()
     assert not graph.layer("c2").get("bias_term")
     corrected = correct_bias(graph, quantize(graph, calibrate(graph, samples(4))), [samples(4)])
@@ -299,7 +299,7 @@ def test_bias_correction_gives_a_bias_where_there_was_none(tmp_path: Path) -> No
 # ---------------------------------------------------------------------------------------------------------- tables
 
 
-def test_names_of_any_length_survive_the_layers_put_beside_them() -> None:
+def test_names_of_any_length_survive_added_layers() -> None:
     graph, deep = small(), "/StatefulPartitionedCall/model" * 8  # 240 bytes, of the 255 that ncnn reads
     for layer in graph.layers:
         layer.name = f"{layer.name}{deep}"
@@ -338,7 +338,7 @@ def test_a_table_survives_its_file(tmp_path: Path) -> None:
 
 
 def test_a_table_as_ncnn2table_writes_it(tmp_path: Path) -> None:
-    """Lines of deleted layers leave these in floating point."""
+    """Layers without lines stay in floating point."""
     graph = small()
     rows = {"c1": 8, "c2": 8}
     lines = [f"{name}_param_0 " + "20.500000 " * count for name, count in rows.items()]
@@ -352,7 +352,7 @@ def test_a_table_as_ncnn2table_writes_it(tmp_path: Path) -> None:
 
 
 def test_an_infinite_scale_of_a_dead_channel_is_read_as_1(tmp_path: Path) -> None:
-    """ncnn2table of 2023 writes what it divided by zero."""
+    """ncnn2table of 2023 divides by zero, and writes the result."""
     (tmp_path / "n.table").write_text("c1_param_0 20.5 inf 20.5\nc1 31.25\n")
     assert load_table(tmp_path / "n.table").weights["c1_param_0"].tolist() == [20.5, 1.0, 20.5]
 
@@ -376,7 +376,7 @@ def test_tables_that_do_not_fit(tmp_path: Path, text: str, said: str) -> None:
         quantize(small(), load_table(tmp_path / "n.table"))
 
 
-def test_a_table_that_is_none(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_table(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="no such file"):
         load_table(tmp_path / "absent.table")
     (tmp_path / "bytes.table").write_bytes(b"\xff\xfe\x00")
@@ -384,6 +384,12 @@ def test_a_table_that_is_none(tmp_path: Path) -> None:
         load_table(tmp_path / "bytes.table")
 
 
-def test_a_recipe_takes_each_method_and_effort_that_there_is() -> None:
+def test_a_layer_whose_name_is_a_key_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="a table cannot hold the layer 'a_param_0'"):
+        save_table(Table({}, {"a_param_0": 1.0}), tmp_path / "n.table")
+    assert not (tmp_path / "n.table").exists()
+
+
+def test_a_recipe_takes_each_existing_method_and_effort() -> None:
     assert KEYS["method"].allowed == (AUTO, OWN, *METHODS)
     assert KEYS["effort"].allowed == tuple(EFFORTS)

@@ -1,4 +1,4 @@
-"""Quantised ONNX models: they convert, and ncnn's int8 has their own codes."""
+"""Quantised ONNX models: they convert, and ncnn's int8 uses their codes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sqnr(ours: Array, exact: Array) -> float:
 
 
 def run(proto: onnx.ModelProto, inputs: Sequence[Array]) -> Array:
-    """The model as it is written: what ONNX Runtime's optimiser makes of int8 may compute something else."""
+    """Run the model without ONNX Runtime's optimiser, which may change the results of int8."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -55,11 +55,11 @@ def ours(graph: Graph, inputs: Sequence[Array]) -> Array:
 
 
 def network() -> onnx.ModelProto:
-    """Convolutions with ReLUs, the last two of which hand codes straight to each other, and a product at the end."""
+    """Convolutions with ReLUs and a product at the end. The last two convolutions pass codes directly."""
     rng = np.random.default_rng(0)
 
     def weight(*shape: int) -> Array:
-        spread = np.exp(rng.standard_normal((shape[0], *[1] * (len(shape) - 1))) / 2)  # channels of unlike ranges
+        spread = np.exp(rng.standard_normal((shape[0], *[1] * (len(shape) - 1))) / 2)  # channels with different ranges
         return np.asarray(rng.standard_normal(shape) * spread / np.sqrt(np.prod(shape[1:])), np.float32)
 
     constants = {"w0": weight(8, 3, 3, 3), "w1": weight(8, 1, 3, 3), "w2": weight(12, 8, 1, 1), "w3": weight(5, 12)}
@@ -151,7 +151,7 @@ def test_int8_has_the_codes_and_the_scales_of_the_original(form: str, tmp_path: 
     again = sqnr(
         ours(quantize(graph, np.concatenate(samples(8)), method="mse", effort="fast", target="x86"), inputs), original
     )
-    # The original rounds what ncnn does not: outputs, and what is pooled.
+    # The original also rounds outputs and pooled values, which ncnn does not.
     assert kept > 40, f"{kept:.1f} dB"
     assert kept > again + 1, f"{kept:.1f} dB with the original's scales, {again:.1f} dB with new ones"
 
@@ -169,7 +169,7 @@ def test_it_converts_and_is_compared_in_floating_point(form: str, tmp_path: Path
     assert 30 < check.own.sqnr_db < 60
     assert check.own.kept == len(made.graph.scales) == (0 if form == "dynamic" else 4)
     assert [loss.reason for loss in check.own.lost] == ([quantized.DYNAMIC] if form == "dynamic" else [])
-    # In floating point it is nearly the network that was quantised.
+    # In floating point it is almost the network that was quantised.
     inputs = samples(4)
     assert sqnr(ours(made.graph, inputs), run(onnx.load(str(tmp_path / "float.onnx")), inputs)) > 35
 
@@ -187,9 +187,9 @@ def test_scales_are_kept_in_the_card_and_quantising_needs_no_images(tmp_path: Pa
     assert settled_method(loaded.graph, None) == "own"
     assert settled_method(Graph(), "auto") == "mse"
     assert settled_method(loaded.graph, "kl") == "kl"
-    with pytest.raises(RecipeError, match="no scales of its own"):
+    with pytest.raises(RecipeError, match="needs the scales of a quantised original"):
         quantize(Graph(list(loaded.graph.layers)), method="own")
-    with pytest.raises(RecipeError, match="no scales of its own"):
+    with pytest.raises(RecipeError, match="nothing to choose scales from"):
         quantize(Graph(list(loaded.graph.layers)))
 
 
@@ -206,7 +206,7 @@ def qdq(x: str, y: str, scale: str, zero: str, **attributes: Any) -> list[onnx.N
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_scales_and_zero_points(data: st.DataObject) -> None:
-    """fp32 is the original without rounding, and int8 is the original within a step, whatever its scales are."""
+    """For any scales, fp32 equals the original without rounding, and int8 equals the original within a step."""
     rng = np.random.default_rng(data.draw(st.integers(0, 999), "seed"))
     signed, per_channel, padded, one_by_one = (data.draw(st.booleans()) for _ in range(4))
     low, kind = (-128, np.int8) if signed else (0, np.uint8)
@@ -228,13 +228,13 @@ def test_any_scales_and_zero_points(data: st.DataObject) -> None:
     ]
     x = ((rng.integers(low, low + 256, (1, 4, 5, 5)) - zero) * scale).astype(np.float32)
     proto = model(nodes, {"x": x}, ["y"], {k: np.asarray(v) for k, v in constants.items()})
-    graph = assert_same(proto, {"x": x})  # x lies on the steps, so nothing is rounded
+    graph = assert_same(proto, {"x": x})  # x is a multiple of the step, so nothing is rounded
     assert graph.layer("conv").type == "Convolution"
     assert len(graph.layers) == 2
     own = apply_own(graph, target="x86")
     assert own.lost == {}
     exact = run(proto, [x])
-    # Of 256 codes ncnn has 255; a value at the end of the range may be a step off.
+    # ncnn has 255 of the 256 codes, so a value at the end of the range may differ by a step.
     np.testing.assert_allclose(
         ours(finished(own.int8), [x]), exact.reshape(1, -1), atol=float(scale * steps.max() * 127 * 9 + 1e-4)
     )
@@ -242,7 +242,7 @@ def test_any_scales_and_zero_points(data: st.DataObject) -> None:
 
 
 def test_a_relu_that_the_exporter_dropped_comes_back() -> None:
-    """ONNX Runtime drops a ReLU where the least code stands for 0; saturation of both sides is no activation."""
+    """ONNX Runtime drops a ReLU if the least code means 0. Saturation on both sides is not an activation."""
     x = np.linspace(-2, 2, 32, dtype=np.float32).reshape(1, 2, 4, 4)
     weight = np.ones((2, 2, 1, 1), np.float32) * 0.5
     for zero, kind in ((0, "Clip"), (128, "")):
@@ -258,7 +258,7 @@ def test_a_relu_that_the_exporter_dropped_comes_back() -> None:
 
 
 def test_codes_as_inputs_and_outputs() -> None:
-    """A model that is fed with codes, and hands codes out, converts: ncnn's blobs hold the codes as numbers."""
+    """A model with codes as inputs and outputs converts: ncnn's blobs contain the codes as numbers."""
     x = np.arange(32, dtype=np.uint8).reshape(1, 2, 4, 4) * 8
     weight = np.array([[0.5, -0.25], [1, 0.125]], np.float32).reshape(2, 2, 1, 1)
     constants = {
@@ -343,7 +343,7 @@ def test_operators_on_codes(name: str) -> None:
 
 
 def test_passing_operators_move_codes() -> None:
-    """MaxPool, Reshape and Transpose between Q and DQ move what the codes stand for."""
+    """MaxPool, Reshape and Transpose between Q and DQ also work on the values of the codes."""
     nodes = [
         *qdq("x", "a", "s", "z")[:1], node("MaxPool", ["a/q"], ["m"], kernel_shape=[2, 2]),
         node("Transpose", ["m"], ["n"], perm=[0, 2, 3, 1]), node("DequantizeLinear", ["n", "s", "z"], ["y"]),
@@ -361,7 +361,7 @@ def test_passing_operators_move_codes() -> None:
         ({}, ""),
     ],
 )
-def test_what_cannot_be_kept_is_named(changed: dict[str, Array], reason: str, tmp_path: Path) -> None:
+def test_lost_properties_are_named(changed: dict[str, Array], reason: str, tmp_path: Path) -> None:
     codes = np.random.default_rng(0).integers(-128, 127, (6, 5)).astype(np.int8)
     constants = {
         "s": np.float32(0.02),
@@ -388,7 +388,7 @@ STEPS, WIDE, HIDDEN = 10, 8, 12
 
 
 def sequence_network(kind: str) -> onnx.ModelProto:
-    """Two products, or an LSTM in one or both directions with a product behind it; (steps, 1, features) in."""
+    """Two products, or an LSTM in one or both directions followed by a product. The input is (steps, 1, features)."""
     rng = np.random.default_rng(0)
 
     def weight(*shape: int) -> Array:
@@ -419,15 +419,17 @@ def sequence_network(kind: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("kind", ["linear", "forward", "bidirectional"])
-def test_scales_that_are_computed_as_it_goes(kind: str, fused: bool, tmp_path: Path) -> None:
-    """The network is as far from the original as the original is from itself in floating point."""
+def test_dynamic_scales(kind: str, fused: bool, tmp_path: Path) -> None:
+    """The error of the network against the original is as large as that of the original against itself in floating
+    point.
+    """
     import onnxruntime
 
     onnx.save(sequence_network(kind), str(tmp_path / "float.onnx"))
     path = tmp_path / "dynamic.onnx"
-    # With weights of 7 bits ONNX Runtime's sums fit into 16 bits, which it computes in on a CPU without VNNI.
+    # With 7-bit weights, ONNX Runtime's sums fit into the 16 bits that it uses on a CPU without VNNI.
     oq.quantize_dynamic(str(tmp_path / "float.onnx"), str(path), weight_type=S8, reduce_range=True)
-    if fused:  # ONNX Runtime's optimiser writes one operator for a product and what quantises its input
+    if fused:  # ONNX Runtime's optimiser writes one operator for a product and the quantisation of its input
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(tmp_path / "fused.onnx")
@@ -469,7 +471,7 @@ def test_int8_of_a_run_is_compared_with_the_quantised_original_too(tmp_path: Pat
     assert int8 is not None
     assert accuracy is not None
     assert accuracy.sqnr_db is not None
-    assert int8 > fp32 + 1  # it rounds what the original rounds
+    assert int8 > fp32 + 1  # it rounds the same values as the original
     assert abs(int8 - accuracy.sqnr_db) > 1  # another comparison
     assert any("from the quantised original" in warning for warning in document.warnings)
     assert sum("the original is quantised" in warning for warning in document.warnings) == 1

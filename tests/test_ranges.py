@@ -1,4 +1,4 @@
-"""What run.json says of int8 layers: their ranges, zero points and histograms."""
+"""The record of int8 layers in run.json: ranges, zero points and histograms."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from ncnnkit.quantization.ranges import BINS, _coarse
 
 @pytest.mark.parametrize("zero_points", [True, False])
 def test_zero_points_are_those_of_the_network(zero_points: bool) -> None:
-    """Where int8 takes a constant off a blob, that is the value of code 0: the blob of the network that int8 was made
-    from is the original's less the constant, or the constant less it."""
+    """If zero points subtract a constant from a blob, this constant is the value of code 0.
+
+    The blob of the network from which int8 was made is the original's blob minus the constant, or the constant minus
+    the blob.
+    """
     effort = Effort(12, unclipped=(), zero_points=zero_points, biases=False, advice=False, guards=False)
     found = quantize_images(small(), list(samples(16)), target="x86", effort=effort, threads=1)
     layers = found.int8_layers()

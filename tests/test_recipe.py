@@ -1,4 +1,4 @@
-"""Recipes: what may stand in one, what is refused and how, and that a saved one makes the same run."""
+"""Recipes: valid and invalid contents, and a saved recipe makes the same run."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_recipe_is_plain_json() -> None:
     assert list(values) == [field.name for field in dataclasses.fields(Recipe)]
 
 
-def test_a_recipe_that_cannot_be_saved(tmp_path: Path) -> None:
+def test_recipes_that_cannot_be_saved(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot be written"):
         save_recipe(FULL, tmp_path / "file" / "recipe.toml")
@@ -134,7 +134,7 @@ def test_options_go_before_the_file(tmp_path: Path) -> None:
     assert recipe == Recipe("b.onnx", images="calib", threads=4, backends=("cpu",), method="kl")
 
 
-def test_an_option_that_is_false_or_empty_counts(tmp_path: Path) -> None:
+def test_a_false_or_empty_option_counts(tmp_path: Path) -> None:
     path = write(tmp_path, 'model = "a.onnx"\nforce = true\nimages = "calib"\nthreads = 2\n')
     recipe = make_recipe({"force": False, "images": "", "threads": 0}, path)
     assert recipe == Recipe("a.onnx")
@@ -144,7 +144,7 @@ def test_options_alone_make_a_recipe() -> None:
     assert make_recipe({"model": "a.onnx", "shapes": [[3, 8, 8]]}) == Recipe("a.onnx", shapes=((3, 8, 8),))
 
 
-def test_lists_and_paths_are_taken_and_nobody_changes_them_later() -> None:
+def test_lists_and_paths_are_copied() -> None:
     given: Any = {"backends": ["cpu"], "shapes": [[3, 8, 8]], "preprocess": {"mean": [0.5]}}
     recipe = Recipe(Path("a.onnx"), **given)  # type: ignore[arg-type]
     same = Recipe("a.onnx", backends=("cpu",), shapes=((3, 8, 8),), preprocess={"mean": (0.5,)})
@@ -241,7 +241,7 @@ def test_a_wrong_line_in_a_file(key: str, value: str, says: str, tmp_path: Path)
     assert error.value.line() == f"{path}: {says}"
 
 
-def test_a_wrong_option_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+def test_an_error_of_an_option_does_not_name_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, 'model = "m.onnx"\n')
     with pytest.raises(RecipeError) as error:
         make_recipe({"threads": -1}, path)
@@ -250,7 +250,7 @@ def test_a_wrong_option_is_not_blamed_on_the_file(tmp_path: Path) -> None:
         make_recipe({"model": "m.onnx", "thread": 1})
 
 
-def test_a_wrong_line_counts_even_where_an_option_goes_before_it(tmp_path: Path) -> None:
+def test_a_wrong_line_is_an_error_even_if_an_option_overrides_it(tmp_path: Path) -> None:
     path = write(tmp_path, 'model = "m.onnx"\nthreads = "two"\n')
     with pytest.raises(RecipeError, match=r"recipe\.toml: threads must be a whole number"):
         make_recipe({"threads": 1}, path)
@@ -264,7 +264,7 @@ def test_a_recipe_needs_a_model(tmp_path: Path) -> None:
 
 
 def test_text_no_file_could_hold_is_refused() -> None:
-    # How Python spells a file name that is not UTF-8.
+    # How Python represents a file name that is not UTF-8.
     with pytest.raises(RecipeError, match="labels must be text"):
         Recipe("m.onnx", labels="\udcff.jpg")
     for images in ("\udcff.jpg", {"left": "a", "right": "\udcff.jpg"}):
@@ -283,7 +283,7 @@ def test_text_no_file_could_hold_is_refused() -> None:
     ],
     ids=["no value", "no equals sign", "twice", "not UTF-8", "deep"],
 )
-def test_a_file_that_is_no_toml(data: bytes, says: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_toml(data: bytes, says: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_bytes(data)
     with pytest.raises(RecipeError) as error:
@@ -307,7 +307,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.sampled_from([f.name for f in dataclasses.fields(Recipe)]), VALUES, max_size=3))
 @settings(max_examples=200, deadline=None)
-def test_no_value_does_worse_than_a_recipe_error(values: dict[str, Any]) -> None:
+def test_any_value_gives_at_worst_a_recipe_error(values: dict[str, Any]) -> None:
     try:
         recipe = make_recipe({"model": "m.onnx", **values})
     except RecipeError as error:
@@ -321,7 +321,7 @@ def test_no_value_does_worse_than_a_recipe_error(values: dict[str, Any]) -> None
 # ------------------------------------------------------------------------------------------ a field is declared once
 
 
-def test_every_field_says_what_it_means() -> None:
+def test_every_field_has_a_description() -> None:
     assert list(KEYS) == [field.name for field in dataclasses.fields(Recipe)]
     for name, key in KEYS.items():
         assert len(key.help) > 10, name

@@ -1,4 +1,4 @@
-"""Which variant is recommended: the user's requirements, ties within the spread, and what cannot be judged."""
+"""The recommended variant: requirements, ties within the spread, and variants that cannot be judged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USUAL = Requirements.parse(["cosine>=0.999"])
 
 
 def output(cosine: float = 1.0, sqnr_db: float | None = None, **fields: Any) -> OutputError:
-    """An output's errors; the SQNR that goes with the cosine, where none is given."""
+    """The errors of an output. By default the SQNR follows from the cosine."""
     noise = float(fields.get("mse", 2 * (1 - cosine)))
     sqnr_db = sqnr_db if sqnr_db is not None or noise == 0 else -10 * math.log10(noise)
     made: dict[str, Any] = {"name": "y", "mse": noise, "sqnr_db": sqnr_db, "cosine": cosine, "max_error": noise}
@@ -75,12 +75,12 @@ FOUR = [
         (["cosine>=0.9999"], "7ms", None),
     ],
 )
-def test_the_fastest_that_keeps_to_what_is_required(require: list[str], max_latency: str, name: str | None) -> None:
+def test_the_fastest_that_satisfies_the_requirements(require: list[str], max_latency: str, name: str | None) -> None:
     assert recommend(FOUR, Requirements.parse(require, max_latency))[0] == name
     assert recommend(FOUR[::-1], Requirements.parse(require, max_latency))[0] == name
 
 
-def test_why_names_the_requirement_and_what_it_costs() -> None:
+def test_why_names_the_requirement_and_its_cost() -> None:
     assert recommend(FOUR, USUAL)[1] == (
         "mixed-cpu is the fastest of the 3 that satisfy cosine ≥ 0.999 (cosine 0.99930, 6.00 ms), 1.67 times as fast "
         "as fp32-cpu; int8-cpu is faster (4.00 ms), but its cosine 0.995 is below 0.999"
@@ -90,7 +90,7 @@ def test_why_names_the_requirement_and_what_it_costs() -> None:
     )
 
 
-def test_where_nothing_keeps_to_it_the_nearest_is_named_and_nothing_recommended() -> None:
+def test_if_no_variant_satisfies_the_requirements_the_nearest_is_named() -> None:
     assert recommend(FOUR, Requirements.parse(["cosine>=0.9999"], "7.5ms")) == (
         None,
         "no variant satisfies cosine ≥ 0.9999, latency ≤ 7.5 ms, so none is recommended; "
@@ -102,14 +102,14 @@ def test_where_nothing_keeps_to_it_the_nearest_is_named_and_nothing_recommended(
 
 
 def test_the_worst_output_counts() -> None:
-    """Boxes of hundreds hide scores that are wrong."""
+    """Boxes with values of some hundred hide wrong scores."""
     ruined = variant("int8-cpu", 5, accuracy=accuracy(output(0.99999), output(0.7, name="scores")))
     name, why = recommend([variant("fp32-cpu", 10), ruined], USUAL)
     assert name == "fp32-cpu"
     assert "int8-cpu is faster (5.00 ms), but its cosine 0.7 is below 0.999" in why
 
 
-def test_an_output_without_a_signal_says_nothing_of_the_sqnr() -> None:
+def test_an_output_without_a_signal_does_not_affect_the_sqnr() -> None:
     empty = output(1.0, name="empty", mse=1e-9)
     assert recommend([variant("fp32-cpu", 10, accuracy=accuracy(output(0.9999), empty))],
                      Requirements.parse(["sqnr>=30"]))[0] == "fp32-cpu"  # fmt: skip
@@ -131,7 +131,7 @@ def test_nothing_to_recommend(variants: list[Variant], why: str) -> None:
     assert why in said
 
 
-def test_what_cannot_be_judged_is_not_recommended() -> None:
+def test_a_variant_that_cannot_be_judged_is_not_recommended() -> None:
     blind = "the original's outputs are zero for every sample"
     assert recommend(FOUR, USUAL, blind) == (
         None, f"{blind}, so no variant can be judged and none is recommended; the latencies are real"
@@ -141,8 +141,8 @@ def test_what_cannot_be_judged_is_not_recommended() -> None:
 # --------------------------------------------------------------------------------------------------------------- ties
 
 
-def test_a_difference_within_the_spread_is_a_tie_and_the_more_exact_is_taken() -> None:
-    """As seen on a CPU that has no fp16 arithmetic, where both run the same code."""
+def test_within_the_spread_the_more_exact_is_taken() -> None:
+    """As measured on a CPU without fp16 arithmetic, where both run the same code."""
     fp32 = variant("fp32-cpu", latency(113, 5.2), 1.0)
     fp16 = variant("fp16-cpu", latency(97, 0.75), 0.999999)
     name, why = recommend([fp16, fp32], USUAL)
@@ -160,8 +160,8 @@ def test_of_equally_exact_ties_the_smaller_is_taken() -> None:
     assert "fp16-cpu is the smallest of the fastest" in why
 
 
-def test_of_ties_alike_in_all_the_plainest_is_taken_whatever_their_medians() -> None:
-    """ncnn's LSTM and GRU run the same code in bf16 as in fp32: chance decides which median is the smaller."""
+def test_of_equal_ties_the_simplest_precision_is_taken_for_any_medians() -> None:
+    """ncnn's LSTM and GRU run the same code in bf16 as in fp32, so chance decides which median is smaller."""
     for ours, theirs in ((10.0, 10.2), (10.2, 10.0)):
         rows = [variant("bf16-cpu", latency(theirs, 0.2)), variant("fp32-vulkan", latency(theirs, 0.2)),
                 variant("fp32-cpu", latency(ours, 0.2))]  # fmt: skip
@@ -181,7 +181,7 @@ def test_a_tie_is_an_overlap_of_the_middle_halves() -> None:
 
 
 Law = tuple[float, float, float]
-"""Of a variant's samples: the median in ms, the standard deviation of the logarithm, the share of slow ones (1.7×)."""
+"""Parameters of a variant's samples: median in ms, standard deviation of the logarithm, share of slow ones (1.7×)."""
 
 
 def drawn(rng: np.random.Generator, law: Law) -> Latency:
@@ -193,7 +193,7 @@ def drawn(rng: np.random.Generator, law: Law) -> Latency:
 
 def recommended(rng: np.random.Generator, laws: Sequence[Law]) -> str | None:
     rows = (("fp32-cpu", 1.0), ("fp16-cpu", 0.999999), ("bf16-cpu", 0.9998), ("mixed-cpu", 0.9993))
-    drift = float(np.exp(rng.normal(0, 0.1)))  # one run may be slower than another as a whole
+    drift = float(np.exp(rng.normal(0, 0.1)))  # a whole run may be slower than another
     return recommend(
         [variant(name, drawn(rng, (law[0] * drift, *law[1:])), cos) for (name, cos), law in zip(rows, laws)], USUAL
     )[0]
@@ -212,7 +212,7 @@ def recommended(rng: np.random.Generator, laws: Sequence[Law]) -> str | None:
     ],
     ids=["equal", "equal and noisy", "equal with two speeds", "nearly equal", "apart", "two apart", "apart and slow"],
 )
-def test_two_runs_in_a_row_recommend_the_same(laws: list[Law], name: str) -> None:
+def test_consecutive_runs_recommend_the_same(laws: list[Law], name: str) -> None:
     rng = np.random.default_rng(0)
     assert {recommended(rng, laws) for _ in range(300)} == {name}
 
@@ -233,7 +233,7 @@ def test_timings_that_overlap_are_ties() -> None:
     assert "int8" not in said
 
 
-def test_too_noisy_is_an_answer() -> None:
+def test_too_noisy_is_a_result() -> None:
     (said,) = compared([variant("fp32-cpu", latency(10.0, 1.5)), variant("bf16-cpu", 8.0)])
     assert said.startswith("too noisy to say which is the fastest (the middle half of the samples: fp32-cpu 2.50")
     assert "--seconds" in said
@@ -241,8 +241,8 @@ def test_too_noisy_is_an_answer() -> None:
     assert said.startswith("bf16-cpu is the fastest"), "the noise of a row that is certainly slower does not matter"
 
 
-def test_a_latency_whose_samples_are_nearly_all_delayed_is_too_noisy() -> None:
-    """The middle half is narrow, as every inference waited for another program; one sample shows it."""
+def test_a_latency_with_nearly_all_samples_delayed_is_too_noisy() -> None:
+    """The middle half is narrow, because every inference waited for another program. Only one sample shows it."""
     delayed = Latency(min=0.0451, p25=321.0, median=326.0, p75=355.0, p90=377.0, samples=12)
     (said,) = compared([variant("fp32-cpu", delayed), variant("fp16-cpu", 0.0489)])
     assert said.startswith("too noisy to say which is the fastest")

@@ -1,4 +1,4 @@
-"""report.html and the terminal: self-contained, safe with any name, and right for every kind of run."""
+"""report.html and the terminal: the report is self-contained, safe with any name, and right for every kind of run."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def page(run: dict[str, Any]) -> Page:
 
 
 def charts_in(parsed: Page) -> list[str]:
-    """What the charts of a page show, in words."""
+    """The titles of the charts on a page."""
     return [str(attributes["aria-label"]) for attributes in parsed.having("svg", **{"class": "chart"})]
 
 
@@ -124,11 +124,11 @@ def test_nothing_is_loaded_from_anywhere(sample: Page) -> None:
     assert "http" not in str(policy["content"])
 
 
-def test_charts_are_drawn_where_there_is_something_to_draw(sample: Page) -> None:
+def test_charts_are_only_drawn_with_data(sample: Page) -> None:
     assert [chart.partition(" ")[0] for chart in charts_in(sample)] == ["Latency", "Predicted", "SQNR"]
 
 
-def test_a_phone_can_read_it(sample: Page) -> None:
+def test_the_page_fits_a_phone(sample: Page) -> None:
     (viewport,) = sample.having("meta", name="viewport")
     assert viewport["content"] == "width=device-width, initial-scale=1"
     assert "prefers-color-scheme: dark" in "".join(sample.sources["style"])
@@ -150,7 +150,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot be written"):
         write_report(as_run(sample_run()), tmp_path / "file" / "report.html")
@@ -214,14 +214,14 @@ def test_a_layers_name_cannot_leave_the_strip() -> None:
 # --------------------------------------------------------------------------------------------------------- content
 
 
-def test_the_headline_is_the_recommendation_in_plain_words(sample: Page) -> None:
+def test_the_headline_is_the_recommendation(sample: Page) -> None:
     assert "Use int8-cpu . It takes 5.23 ms for one input" in sample.text
     assert "with 2 threads; fp32-cpu takes 10.2 ms." in sample.text
     assert "on 30 images: top-1 agreement 96.7 %" in sample.text
     assert "The reason: int8-cpu is the fastest of the 5" in sample.text
 
 
-def test_every_variant_stands_in_the_table(sample: Page) -> None:
+def test_every_variant_is_in_the_table(sample: Page) -> None:
     for variant in sample_run()["variants"]:
         assert f"{variant['name']} {variant['status']}" in sample.text
     assert len(sample.having("tr", **{"class": "ok best"})) == 1
@@ -231,11 +231,11 @@ def test_every_variant_stands_in_the_table(sample: Page) -> None:
     assert "31.2 12.5" in sample.text
 
 
-def test_what_several_variants_share_is_said_once(sample: Page) -> None:
+def test_common_notes_of_variants_occur_once(sample: Page) -> None:
     assert sample.text.count("fp32-vulkan, fp16-vulkan: runs in software on the CPU: llvmpipe") == 1
 
 
-def test_only_what_ran_as_asked_is_drawn_in_colour() -> None:
+def test_only_variants_that_ran_as_requested_are_coloured() -> None:
     points = tradeoff(sample_run()).points
     assert [p.label for p in points if p.kind == "ok"] == ["fp32-cpu", "fp16-cpu", "bf16-cpu", "int8-cpu", "mixed-cpu"]
     assert [p.label for p in points if p.kind == "fallback"] == ["fp32-vulkan", "fp16-vulkan"]
@@ -245,7 +245,7 @@ def test_only_what_ran_as_asked_is_drawn_in_colour() -> None:
     assert 10 ** points[0].y == pytest.approx(plots.FLOOR)
 
 
-def test_of_many_variants_those_that_no_other_beats_are_named() -> None:
+def test_of_many_variants_only_the_pareto_front_is_named() -> None:
     run = sample_run()
     run["variants"] += [
         {**run["variants"][2], "name": f"bf16-cpu@board{i}", "device": "local"} for i in range(plots.NAMED)
@@ -272,7 +272,7 @@ def test_the_error_along_the_network_is_a_line_for_each_precision() -> None:
     assert [p.hover for p in drawn.points] == ["conv_3\nmixed: 41.0 dB"]
 
 
-def test_labels_show_only_where_there_are_labels(sample: Page) -> None:
+def test_labels_are_only_shown_if_there_are_any(sample: Page) -> None:
     assert "83.3" in sample.text
     run = sample_run()
     for variant in run["variants"]:
@@ -368,7 +368,7 @@ def test_images_that_look_alike_and_unlike(sample: Page) -> None:
     assert "evaluation images look" not in quantised(likeness=None)
 
 
-def test_the_plan_and_what_came_of_it(sample: Page) -> None:
+def test_the_plan_and_its_measurement(sample: Page) -> None:
     assert "Requirement: cosine ≥ 0.9999. On the held-back images the model satisfies it." in sample.text
     assert "Latency, ms 5.42 5.61 1.04 ×" in sample.text
     assert "0.0038 0.00402 1.06 ×" in sample.text
@@ -397,7 +397,7 @@ def test_the_front_and_the_plan_on_it() -> None:
     (curve,) = drawn.lines
     points = sample_run()["plan"]["front"]
     assert [x for x, _ in curve.points] == [point["ms"] for point in points]
-    # Noise of 0 is drawn under the rest.
+    # Zero noise is drawn below the rest.
     assert [10**y for _, y in curve.points] == pytest.approx([0.021, 0.009, 0.0038, 0.0006, 0.00006])
     assert drawn.points[3].hover == "6.80 ms, noise over signal 0.0006\n9 layers in int8"
     assert drawn.y.ticks[0][1] == "0"
@@ -426,14 +426,14 @@ def test_no_front_and_no_layers() -> None:
     assert "Precision of each layer" not in parsed.text
 
 
-def test_without_int8_there_is_nothing_on_it() -> None:
+def test_without_int8_there_is_no_section_on_it() -> None:
     text = page({**sample_run(), "quantisation": None, "plan": None}).text
     assert "How int8 was made" not in text
     assert "The mixed model" not in text
 
 
 def warnings(images: int = 100, said: Mapping[str, Any] = MappingProxyType({}), **parts: Any) -> list[str]:
-    """What is said of a run in which nothing else is worth a warning."""
+    """The warnings of a run without other warnings."""
 
     class Images:
         skipped = copies = ()
@@ -453,7 +453,7 @@ def warnings(images: int = 100, said: Mapping[str, Any] = MappingProxyType({}), 
     )  # fmt: skip
 
 
-def test_random_weights_and_outputs_that_tell_nothing_are_named() -> None:
+def test_random_weights_and_meaningless_outputs_are_named() -> None:
     (weights,) = warnings(said={"random_weights": True})
     assert weights.endswith("but the errors of int8 and mixed models mean nothing")
     (outputs,) = warnings(said={"blind": "the original's outputs are zero for every sample"})
@@ -461,14 +461,14 @@ def test_random_weights_and_outputs_that_tell_nothing_are_named() -> None:
 
 
 def test_few_samples_are_named_as_they_were_used() -> None:
-    """Where nothing was quantised, nothing was calibrated."""
+    """If nothing was quantised, nothing was calibrated."""
     assert warnings(images=4) == ["the errors were measured on 4 samples only"]
     run = sample_run()
     run["quantisation"].update(stretching=[], used=5, held_back=1)
     assert warnings(quantisation=run["quantisation"]) == ["int8 was calibrated with 6 samples; 50 to 200 are usual"]
 
 
-def test_nothing_is_said_of_good_images_and_a_good_plan() -> None:
+def test_good_images_and_a_good_plan_give_no_warning() -> None:
     run = sample_run()
     run["quantisation"]["stretching"] = []
     assert warnings(quantisation=run["quantisation"], plan=run["plan"]) == []
@@ -477,7 +477,7 @@ def test_nothing_is_said_of_good_images_and_a_good_plan() -> None:
     assert warnings(quantisation=run["quantisation"], plan=run["plan"]) == []
 
 
-def test_doubtful_images_are_warned_of() -> None:
+def test_doubtful_images_give_a_warning() -> None:
     found = sample_run()["quantisation"]
     found["likeness"] = {"calibration": 1.5, "evaluation": 3.25}
     found["stretching"].append({"image": "dusk.jpg", "tensors": 1, "factor": 1.7})
@@ -492,7 +492,7 @@ def test_doubtful_images_are_warned_of() -> None:
     assert "dusk.jpg alone determines the range of one tensor" in warnings(quantisation=found)[0]
 
 
-def test_a_plan_that_is_not_as_predicted_is_warned_of() -> None:
+def test_a_plan_that_differs_from_its_prediction_gives_a_warning() -> None:
     plan = sample_run()["plan"]
     (said,) = warnings(plan={**plan, "holds": False})
     assert said.startswith("the mixed model does not satisfy cosine ≥ 0.9999")
@@ -503,15 +503,15 @@ def test_a_plan_that_is_not_as_predicted_is_warned_of() -> None:
     assert warnings(**taking(6.2, spread=0.01)) == []
 
 
-def test_a_plan_that_few_predictions_judged_is_warned_of() -> None:
-    """None of 16 boxes lost says little of a bound that lets 2 of 100 be lost."""
+def test_a_plan_judged_by_few_predictions_gives_a_warning() -> None:
+    """16 boxes without a loss do not show that at most 2 of 100 are lost."""
     few = Requirements.parse(["map50_95>=0.98", "kept>=0.95", "iou>=0.9"], task=Detection).too_few(
         {"map50_95": 16, "kept": 16, "new": 16}
     )
     (said,) = warnings(plan={**sample_run()["plan"], "few": few})
     assert said == (
-        "the plan was judged on calibration samples, which hold only 16 boxes. Even if it loses none of them, it may "
-        "lose 19 % of others: mAP50-95 ≥ 98 % takes 150"
+        "the plan was judged on calibration samples, which hold only 16 boxes. Even if none of them is wrong, 19 % of "
+        "others may be wrong: mAP50-95 ≥ 98 % needs 150"
     )
     assert Requirements.parse(["kept>=0.95"], task=Detection).too_few({"kept": 60}) == []
     assert Requirements.parse(["cosine>=0.999", "kept>=1"], task=Detection).too_few({"kept": 5}) == [], (
@@ -519,7 +519,7 @@ def test_a_plan_that_few_predictions_judged_is_warned_of() -> None:
     )
 
 
-def test_few_predictions_of_the_evaluation_are_warned_of() -> None:
+def test_few_predictions_in_the_evaluation_give_a_warning() -> None:
     run = sample_run()
     figure = {
         "name": "kept",
@@ -537,7 +537,7 @@ def test_few_predictions_of_the_evaluation_are_warned_of() -> None:
         variants=run["variants"], said={"requirements": Requirements.parse(["kept>=0.95"], task=Detection)}
     )
     assert said.startswith("a model is judged on the evaluation samples, which hold only 12 boxes. Even if")
-    assert said.endswith("it may lose 25 % of others: boxes kept ≥ 95 % takes 60")
+    assert said.endswith("25 % of others may be wrong: boxes kept ≥ 95 % needs 60")
 
 
 def test_models_that_did_not_run_while_planning_are_named() -> None:
@@ -546,7 +546,7 @@ def test_models_that_did_not_run_while_planning_are_named() -> None:
 
 
 def taking(ms: float, spread: float) -> dict[str, Any]:
-    """Fields of a run whose mixed model takes so long, and in which each latency has a spread."""
+    """The fields of a run with this latency of the mixed model, and with a spread of each latency."""
     run = sample_run()
     for variant in run["variants"]:
         if variant["latency_ms"]:
@@ -635,7 +635,7 @@ def cells(run: dict[str, Any], name: str) -> dict[str, layers.Cell]:
 
 
 def test_a_layer_has_its_figures_at_every_precision() -> None:
-    """conv_5 is int8-winograd in the plan: its figures in the mixed model are those of that choice."""
+    """conv_5 is int8-winograd in the plan, so its figures in the mixed model are those of that choice."""
     run = sample_run()
     run["variants"][4]["layers"] = [{"name": "conv_5", "type": "Convolution", "sqnr_db": 41.0}]
     found = cells(run, "conv_5")
@@ -673,7 +673,7 @@ def test_the_drawing_has_every_layer_and_every_edge() -> None:
     assert edges == {(str(i), str(i + 1)) for i in range(24)} | {(str(i), str(i + 3)) for i in range(0, 24, 3)}
 
 
-def test_what_a_click_shows_is_json_without_markup() -> None:
+def test_the_details_of_a_layer_are_json_without_markup() -> None:
     run = sample_run()
     run["network"][3]["name"] = NASTY
     (source,) = re.findall(r'<script type="application/json" id="layer-data">(.*?)</script>', html.render(as_run(run)))
@@ -698,7 +698,7 @@ def test_a_chain_is_drawn_straight_and_branches_beside_each_other() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=3), min_size=1, max_size=30))
-def test_no_layers_of_a_drawing_lie_on_each_other(numbers: list[list[int]]) -> None:
+def test_layers_of_a_drawing_do_not_overlap(numbers: list[list[int]]) -> None:
     reads = [sorted({n % i for n in each}) if i else [] for i, each in enumerate(numbers)]
     found = drawing.draw(reads)
     for reader, sources in enumerate(reads):
@@ -717,7 +717,7 @@ def test_a_constant_is_drawn_just_above_its_reader() -> None:
 
 
 def large_run(count: int = 500, variants: int = 40) -> dict[str, Any]:
-    """Many layers, all with all figures, and many variants."""
+    """A run with many layers, all with all figures, and many variants."""
     run = sample_run()
     template = run["network"][1:]
     bins = [max(1, 90000 // (i + 1) ** 2) for i in range(32)]
@@ -759,7 +759,7 @@ def table(run: dict[str, Any], width: int = 100) -> Any:
     return console_table(read.variants, read.recommended, width)
 
 
-def test_a_backend_that_is_not_there_has_no_rows() -> None:
+def test_a_missing_backend_has_no_rows() -> None:
     run = sample_run()
     for variant in run["variants"]:
         if variant["backend"] == "vulkan":
@@ -813,12 +813,12 @@ def test_the_table_fits_a_terminal() -> None:
     assert cells[11] == "* recommended"
 
 
-def test_the_conversions_error_is_told() -> None:
+def test_the_error_of_the_conversion_is_reported() -> None:
     own = as_run(sample_run()).conversion
     check = dataclasses.replace(own, own=None)
     assert own.own is not None
     assert own.own.said == [
-        "the original is quantised, 41.0 dB from the same in floating point; its scales are kept for the int8 model in "
+        "the original is quantised (41.0 dB against itself in floating point); the int8 model keeps its scales in "
         "12 layers",
         "not kept in one layer: they are dynamic (fc)",
     ]
@@ -849,8 +849,8 @@ def shipped(run: dict[str, Any]) -> Shipping:
     return found
 
 
-def test_what_to_ship_says_how_to_load_it() -> None:
-    """bf16's files are fp32's, and ncnn turns fp16 on by default: without its options it is another model."""
+def test_the_files_to_ship_have_loading_instructions() -> None:
+    """bf16 uses the files of fp32, and ncnn enables fp16 by default, so without its options it is another model."""
     run = sample_run()
     assert "opt.use_fp16_arithmetic = true, opt.use_bf16_packed = false" in shipped(run).loading
     run["recommended"] = "bf16-cpu"
@@ -894,7 +894,7 @@ def test_the_python_lines_run() -> None:
 
 
 @pytest.mark.parametrize("width", [90, 80, 60])
-def test_a_narrow_terminal_goes_without_columns_but_never_without_names(width: int) -> None:
+def test_a_narrow_terminal_drops_columns_but_never_names(width: int) -> None:
     lines = shown(table(sample_run(), width), width).splitlines()
     assert max(map(len, lines)) <= width
     assert lines[4].startswith("int8-cpu * ")
@@ -910,7 +910,7 @@ def test_rows_without_accuracy_have_no_columns_for_it() -> None:
     assert "5.23" in text
 
 
-def test_a_name_is_no_markup() -> None:
+def test_a_name_is_not_markup() -> None:
     run = sample_run()
     run["variants"][0]["name"] = "[red]fp32[/]"
     assert "[red]fp32[/]" in shown(table(run))
@@ -956,7 +956,7 @@ def test_plain_numbers(value: float | None, says: str) -> None:
     assert formatting.plain(value) == says
 
 
-def test_a_cosine_is_cut_off() -> None:
+def test_a_cosine_is_truncated() -> None:
     assert formatting.cosine(0.99999996) == "0.999999"
     assert formatting.cosine(1 - 1e-14) == "1.000000"
     assert formatting.cosine(0.5, 2) == "0.50"
@@ -968,7 +968,7 @@ def test_powers_of_ten_are_typeset() -> None:
     assert formatting.typeset(formatting.exact(0.0187)) == "0.0187"
 
 
-def test_labels_of_one_place_do_not_lie_on_each_other() -> None:
+def test_labels_of_one_position_do_not_overlap() -> None:
     places, _ = place_labels([(0.5, 0.5)] * 4, ["fp32-cpu"] * 4, (0, 1), (0, 1), line=0.9)
     assert len(set(places)) == 4
 
@@ -998,7 +998,7 @@ def test_the_limit_is_named_where_no_point_is() -> None:
         ((0, 0, 0), "neither the network nor the original has any boxes"),
     ],
 )
-def test_what_is_said_of_decoded_predictions(counts: tuple[int, int, int], says: str) -> None:
+def test_text_about_decoded_predictions(counts: tuple[int, int, int], says: str) -> None:
     matched, original, network = counts
     exact = (1.0, 1e-6) if matched else (None, None)
     check = DecodedCheck(

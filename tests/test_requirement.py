@@ -1,4 +1,4 @@
-"""What a model must keep to: as it is written, when it holds, and by how much it does not."""
+"""Requirements of a model: parsing, when they hold, and their excess."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ncnnkit.tasks.tensor import Tensors
         ("top1>=0.75", "top1", 0.75, "top-1 accuracy ≥ 75 %"),
     ],
 )
-def test_requirements_as_they_are_written(text: str, figure: str, bound: float, said: str) -> None:
+def test_parsing_requirements(text: str, figure: str, bound: float, said: str) -> None:
     found = Requirement.parse(text)
     assert found.figure is all_figures()[figure]
     assert found.bound == pytest.approx(bound)
@@ -52,7 +52,7 @@ def test_requirements_as_they_are_written(text: str, figure: str, bound: float, 
         ("cosine>=1.5", "can have cosine"), ("mse<=1e999", "can have mse"), ("top1_agreement>=101%", "can have top1"),
     ],
 )  # fmt: skip
-def test_what_is_no_requirement_is_refused(text: str, said: str) -> None:
+def test_invalid_requirements_are_refused(text: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said) as raised:
         Requirement.parse(text)
     assert repr(text) in str(raised.value)
@@ -68,12 +68,12 @@ def test_a_latency_beside_figures() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "0ms", "-1ms", "ms", ".", "1.2.3ms", "20s", "fast", "1e3ms"])
-def test_what_is_no_latency_is_refused(text: str) -> None:
+def test_invalid_latencies_are_refused(text: str) -> None:
     with pytest.raises(RecipeError, match="is not a latency"):
         Requirements.parse(["sqnr>=30"], text)
 
 
-def test_what_is_not_kept_to_is_said_in_words() -> None:
+def test_unsatisfied_requirements_are_described() -> None:
     texts = ["cosine>=0.999", "sqnr>=30", "mse<=0.01", "max_error<=1", "top1_agreement>=99%", "top1>=75%"]
     all_of_them = Requirements.parse(texts, "20ms")
     bad = {"cosine": 0.99, "sqnr": 20.0, "mse": 0.1, "max_error": math.nan, "top1_agreement": None}
@@ -94,7 +94,7 @@ def test_what_is_not_kept_to_is_said_in_words() -> None:
     assert [r.figure.name for r in all_of_them.without_labels().figures][-1] == "top1_agreement"
 
 
-def test_a_task_brings_figures_of_its_own() -> None:
+def test_a_task_has_its_own_figures() -> None:
     map60 = Figure("map60", "mAP at 0.6", "share", True, lambda v: (1 - v) ** 2, lambda v: 0 <= v <= 1)
 
     class Own(Tensors):
@@ -143,7 +143,7 @@ def test_the_worst_output_decides() -> None:
     assert not Requirements.parse(["cosine>=0.99"]).hold(figures, None)
 
 
-def test_equal_outputs_keep_to_everything() -> None:
+def test_equal_outputs_satisfy_every_requirement() -> None:
     reference = [[np.arange(10.0), np.zeros(4)]]
     everything = Requirements.parse(["cosine>=0.9999999", "sqnr>=200", "mse<=0", "max_error<=0"])
     exact = errors_of(reference, reference).figures()
@@ -154,7 +154,7 @@ def test_equal_outputs_keep_to_everything() -> None:
     assert Requirement.parse("mse<=0").excess(off["mse"] or 0) == math.inf
 
 
-def test_outputs_that_are_not_numbers_keep_to_nothing() -> None:
+def test_outputs_that_are_not_numbers_satisfy_no_requirement() -> None:
     reference = [[np.ones(4)], [np.ones(4)]]
     for bad in (math.nan, math.inf):
         errors = errors_of([[np.array([1, bad, 1, 1])], [np.ones(4)]], reference)
@@ -172,19 +172,19 @@ def test_changed_classes_count() -> None:
     figures = errors_of(outputs, reference).figures()
     assert figures["top1_agreement"] == pytest.approx(0.9)
     assert Requirements.parse(["top1_agreement>=90%"]).hold(figures, None)
-    # The share grows as the noise's size: twice too many is four times the power.
+    # The share grows with the amplitude of the noise: twice the allowed share is four times the power.
     assert Requirements.parse(["top1_agreement>=95%"]).excess(figures) == pytest.approx(4)
     assert errors_of([[np.ones(3), np.ones(3)]], [[np.ones(3), np.ones(3)]]).figures()["top1_agreement"] is None
 
 
-def test_a_sample_of_little_signal_does_not_decide_the_cosine() -> None:
-    """A text detector's map is all but empty on some images."""
+def test_a_sample_with_little_signal_does_not_decide_the_cosine() -> None:
+    """A text detector's map is almost empty on some images."""
     full, empty = np.full(100, 0.5), np.full(100, 1e-5)
     flipped = errors_of([[full], [-empty]], [[full], [empty]])
     assert flipped.figures()["cosine"] == pytest.approx(1, abs=1e-9)
 
 
-def test_the_figures_of_a_record_are_those_it_was_made_from() -> None:
+def test_a_record_keeps_its_figures() -> None:
     rng = np.random.default_rng(0)
     scores, zeros = rng.standard_normal((3, 10)), np.zeros(4)
     noisy = [[row + 0.1 * rng.standard_normal(10)] for row in scores]

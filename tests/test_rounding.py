@@ -1,4 +1,4 @@
-"""Rounding weights together: less error than each by itself, and the properties that make it safe."""
+"""Rounding weights together: a smaller error than rounding each weight alone, and the properties that make it safe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 def inputs_alike(groups: int, places: int, inputs: int, seed: int = 0, latent: int = 4) -> Array:
-    """Correlated inputs with a mean, (groups, places, inputs): what convolutions read."""
+    """Correlated inputs with a mean, (groups, positions, inputs), like the inputs of convolutions."""
     rng = np.random.default_rng(seed)
     hidden = rng.standard_normal((groups, places, latent))
     mixed = hidden @ rng.standard_normal((groups, latent, inputs))
@@ -37,12 +37,12 @@ def error(scaled: Array, rounded: Array, x: Array) -> float:
     return float(np.mean(((scaled - rounded) @ centred.transpose(0, 2, 1)) ** 2))
 
 
-@pytest.mark.parametrize("inputs", [9, 60, 150, 300])  # below and above what one solver and one block take
-def test_correlated_inputs_make_up_for_each_others_errors(inputs: int) -> None:
+@pytest.mark.parametrize("inputs", [9, 60, 150, 300])  # below and above the size of one solver and one block
+def test_correlated_inputs_compensate_each_others_errors(inputs: int) -> None:
     x, scaled = inputs_alike(2, 500, inputs), weights(2, 16, inputs)
     rounded = gptq(scaled, covariances(x))
     assert error(scaled, rounded, x) < 0.5 * error(scaled, nearest(scaled), x)
-    other = inputs_alike(2, 500, inputs)[:, ::-1] + 1  # a mean is the bias's affair
+    other = inputs_alike(2, 500, inputs)[:, ::-1] + 1  # the bias corrects a mean
     assert error(scaled, rounded, other) < 0.5 * error(scaled, nearest(scaled), other)
 
 
@@ -56,8 +56,8 @@ def test_independent_inputs_are_rounded_to_nearest(seed: int, inputs: int) -> No
 
 @given(st.integers(0, 1000), st.sampled_from([1, 31, 127]), st.floats(0.1, 500))
 @settings(deadline=None, max_examples=30)
-def test_results_are_whole_steps_within_the_limit(seed: int, steps: int, size: float) -> None:
-    x = inputs_alike(2, 30, 12, seed)  # fewer places than would tell all apart
+def test_results_are_integers_within_the_limit(seed: int, steps: int, size: float) -> None:
+    x = inputs_alike(2, 30, 12, seed)  # fewer positions than inputs
     rounded = gptq(weights(2, 3, 12, seed, size), covariances(x), steps)
     assert rounded.dtype == np.float32
     assert np.array_equal(rounded, np.rint(rounded))
@@ -71,7 +71,7 @@ def test_nearest_is_half_away_from_zero_and_clipped() -> None:
 
 
 @pytest.mark.parametrize("inputs", [9, 70])
-def test_groups_do_not_see_each_other(inputs: int) -> None:
+def test_groups_are_independent(inputs: int) -> None:
     x, scaled = inputs_alike(4, 200, inputs), weights(4, 5, inputs)
     covariance = covariances(x)
     together = gptq(scaled, covariance)
@@ -89,7 +89,7 @@ def test_the_order_of_inputs_does_not_matter(seed: int, random: Any) -> None:
     assert np.array_equal(permuted, gptq(scaled, covariance)[:, :, order])
 
 
-def test_rows_do_not_see_each_other() -> None:
+def test_rows_are_independent() -> None:
     scaled, covariance = weights(1, 8, 20), covariances(inputs_alike(1, 100, 20))
     each = [gptq(scaled[:, i : i + 1], covariance) for i in range(8)]
     assert np.array_equal(gptq(scaled, covariance), np.concatenate(each, axis=1))
@@ -108,7 +108,7 @@ def test_dead_inputs_are_rounded_to_nearest(inputs: int) -> None:
     assert np.array_equal(gptq(scaled, np.zeros_like(covariance)), nearest(scaled))
 
 
-def test_what_is_given_is_not_changed() -> None:
+def test_arguments_are_not_changed() -> None:
     scaled, covariance = weights(1, 3, 9), covariances(inputs_alike(1, 50, 9))
     before = scaled.copy(), covariance.copy()
     gptq(scaled, covariance)

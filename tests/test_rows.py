@@ -1,9 +1,10 @@
-"""Arrays on disk, row by row."""
+"""Arrays on disk that are written and read row by row."""
 
 from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ncnnkit.samples.stream import ArraySamples, keep
 
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4), (1, 1, 1, 1, 1, 7), (0,)])
 @pytest.mark.parametrize("count", [1, 3])
-def test_what_was_written_is_read_again_by_numpy_and_by_row(tmp_path: Path, shape: tuple[int, ...], count: int) -> None:
+def test_written_arrays_are_read_by_numpy_and_by_row(tmp_path: Path, shape: tuple[int, ...], count: int) -> None:
     values = np.random.default_rng(0).random((count, *shape), np.float32)
     with RowWriter(tmp_path / "x.npy") as writer:
         for row in values:
@@ -38,7 +39,7 @@ SEQUENCES: dict[str, tuple[list[tuple[int, ...]], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
-def test_rows_whose_shapes_differ_come_back(tmp_path: Path, name: str) -> None:
+def test_rows_of_different_shapes_are_read_again(tmp_path: Path, name: str) -> None:
     shapes, shared = SEQUENCES[name]
     rng = np.random.default_rng(0)
     values = [rng.random(shape, np.float32) for shape in shapes]
@@ -51,7 +52,7 @@ def test_rows_whose_shapes_differ_come_back(tmp_path: Path, name: str) -> None:
     assert [row.shape for row in rows] == shapes
     assert all(map(np.array_equal, rows, values))
     assert all(np.array_equal(rows[index], values[index]) for index in reversed(range(len(rows))))
-    # numpy alone reads the values, and after them the shapes.
+    # numpy reads the values, and then the shapes.
     with (tmp_path / "x.npy").open("rb") as file:
         assert np.load(file).size == sum(row.size for row in values)
         assert len(np.load(file)) == len(shapes)
@@ -69,11 +70,11 @@ def test_rows_whose_shapes_differ_come_back(tmp_path: Path, name: str) -> None:
     ],
     ids=str,
 )
-def test_a_table_of_shapes_that_cannot_be_is_refused(tmp_path: Path, table: NDArray[np.int64]) -> None:
+def test_an_invalid_table_of_shapes_is_refused(tmp_path: Path, table: NDArray[np.int64]) -> None:
     with (tmp_path / "x.npy").open("wb") as file:
         np.save(file, np.zeros(12, np.float32))
         np.save(file, table)
-    with pytest.raises(ValueError, match="does not say the shapes of its rows"):
+    with pytest.raises(ValueError, match="has no valid shapes of its rows"):
         Rows(tmp_path / "x.npy")
 
 
@@ -91,8 +92,19 @@ def test_numpys_own_files_are_read_and_other_files_refused(tmp_path: Path) -> No
         list(Rows(tmp_path / "cut.npy"))
 
 
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [((1 << 40, 4), "ends within row 0"), ((-1, 4), "is not an array of rows"), ((1 << 40, 0), "very many empty rows")],
+)
+def test_a_header_that_says_more_than_there_is_takes_no_memory(tmp_path: Path, shape: Any, says: str) -> None:
+    with (tmp_path / "x.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with pytest.raises(ValueError, match=says):
+        Rows(tmp_path / "x.npy")
+
+
 def test_samples_kept_on_disk_are_the_same_and_take_no_memory(tmp_path: Path) -> None:
-    """64 MiB of samples pass through; what is held at a time stays below a twentieth of that."""
+    """64 MiB of samples are copied, with less than a twentieth of that in memory at a time."""
 
     class Made:
         def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""A whole run in Python: what may be given as an object, what comes back, and what is refused."""
+"""Whole runs in Python: objects as arguments, the result, and refused arguments."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_progress_counts_batches() -> None:
 # --------------------------------------------------------------------------------------------------------- the result
 
 
-def test_a_result_is_that_of_its_folder(result: Result) -> None:
+def test_a_result_equals_the_run_in_its_folder(result: Result) -> None:
     assert [variant.name for variant in result.variants] == ["fp32-cpu", "int8-cpu"]
     assert result.best in result.variants
     assert result.variant().name == result.run.recommended
@@ -118,7 +118,7 @@ def test_a_result_is_that_of_its_folder(result: Result) -> None:
         result.variant("int4")
 
 
-def test_a_model_of_a_result_computes_what_the_run_says(result: Result) -> None:
+def test_a_model_of_a_result_computes_as_the_run_recorded(result: Result) -> None:
     x = samples(1)[0]
     with nk.Session(result.model("fp32")) as exact, nk.Session(result.model("int8")) as net:
         wanted, found = np.asarray(exact.run(x)), np.asarray(net.run(x))
@@ -145,7 +145,7 @@ def test_a_notebook_shows_a_table(result: Result) -> None:
     assert "color" not in shown
 
 
-def test_what_stands_in_a_notebook_is_escaped(result: Result) -> None:
+def test_text_in_a_notebook_is_escaped(result: Result) -> None:
     from dataclasses import replace
 
     evil = replace(result.variants[1], name="<script>x</script>")
@@ -198,7 +198,7 @@ def test_a_result_refuses_models_of_a_later_run(model: Path, tmp_path: Path) -> 
 # ------------------------------------------------------------------------------------------------------------ objects
 
 
-def test_a_recipe_names_objects_and_does_not_pass_for_one_without(model: Path, tmp_path: Path) -> None:
+def test_a_recipe_with_objects_is_marked(model: Path, tmp_path: Path) -> None:
     def score(ours: Any, theirs: Any) -> float:
         return 1 - float(np.abs(ours[0] - theirs[0]).mean())
 
@@ -246,7 +246,9 @@ def test_a_module_and_a_loader(tmp_path: Path) -> None:
         np.testing.assert_allclose(net.run(x), module(torch.from_numpy(x[None]))[0].detach(), atol=1e-4)
 
 
-def test_progress_is_shown_silenced_or_given(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_can_be_shown_silent_or_a_function(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = QUICK | {"precisions": "fp32"}
     seen: list[str] = []
     nk.run(model, images=samples(10), out=tmp_path, **options)
@@ -299,7 +301,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[InputError], str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_arguments_are_refused_in_our_words(case: str, model: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_give_ncnnkits_errors(case: str, model: Path, tmp_path: Path) -> None:
     changes, kind, says = WRONG[case]
     options = {"model": model, "images": X, "out": tmp_path / "out", **QUICK, **changes}
     with pytest.raises(kind, match=says):
@@ -307,7 +309,7 @@ def test_wrong_arguments_are_refused_in_our_words(case: str, model: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_an_error_of_the_callers_own_data_is_the_callers_own(model: Path, tmp_path: Path) -> None:
+def test_an_error_in_the_callers_data_is_passed_on(model: Path, tmp_path: Path) -> None:
     def broken() -> Iterator[Any]:
         yield X[0]
         raise ZeroDivisionError("in the dataset")

@@ -1,4 +1,4 @@
-"""run.json's contract: what a reader lets pass, and how it names what it does not."""
+"""The format of run.json: what a reader accepts, and the errors for what it refuses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def as_run(document: dict[str, Any]) -> Run:
-    """A document as a reader of run.json gets it."""
+    """A document in the form that a reader of run.json gets."""
     return decode(json.dumps(document), Run)
 
 
@@ -219,7 +219,7 @@ def sample_plan() -> dict[str, Any]:
 
 
 def sample_network() -> list[dict[str, Any]]:
-    """24 convolutions; each third one reads the third before it, too."""
+    """24 convolutions. Each third one also reads the third one before it."""
     made: list[dict[str, Any]] = [
         {"name": "in0", "type": "Input", "reads": [], "outputs": ["in0"], "shape": [3, 224, 224], "parameters": 0,
          "int8": None}
@@ -245,7 +245,7 @@ def sample_network() -> list[dict[str, Any]]:
 
 
 def sample_run() -> dict[str, Any]:
-    """A run as ``ncnnkit run`` leaves it: two backends, a software Vulkan device, one crash, two variants skipped."""
+    """A run as ``ncnnkit run`` writes it: two backends, a software Vulkan device, one crash, two skipped variants."""
     exact = sample_errors(2.1e-12, 118.3, 0.999999999999, 4.8e-6)
     half = sample_errors(3.4e-6, 71.2, 0.99999996, 0.0071)
     brain = sample_errors(2.6e-3, 42.4, 0.99997, 0.21)
@@ -264,7 +264,7 @@ def sample_run() -> dict[str, Any]:
     ]
     layers[0]["sqnr_db"] = None
     recipe = Recipe("models/tiny.onnx", images="calib", require=("cosine>=0.9999",))
-    half_note = "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
+    half_note = "ncnn has no fp16 arithmetic for this CPU: weights are stored in fp16, and it computes in fp32"
     return {
         "schema": 1,
         "files": ["net-fp32.bin", "net-fp32.param", "report.html", "run.json"],
@@ -321,7 +321,7 @@ def sample_run() -> dict[str, Any]:
         "reference": {"engine": "onnxruntime", "version": "1.22.0", "origin": "the original ONNX file in ONNX Runtime"},
         "task": {
             "name": "classification",
-            "why": "the model brings a name for each value",
+            "why": "the model has a name for each value",
             "requires": [{"figure": "cosine", "bound": 0.999, "text": "cosine ≥ 0.999"}],
             "labels": "classes of 60 samples, from labels.txt",
             "original": {"top1": 0.8667},
@@ -379,7 +379,7 @@ def sample_run() -> dict[str, Any]:
                 1.0,
                 7.33,
                 mixed,
-                **{**skip, "reason": "the mixed model is made for the CPU's kernels"},
+                **{**skip, "reason": "the mixed model is made for the kernels of the CPU"},
             ),
         ],
         "recommended": "int8-cpu",
@@ -408,7 +408,7 @@ SCORES = (
 
 
 def broken(path: str, value: Any) -> dict[str, Any]:
-    """The sample run with one value replaced, or taken out where ``value`` is Ellipsis."""
+    """The sample run with one value replaced, or removed if ``value`` is Ellipsis."""
     run = copy.deepcopy(sample_run())
     *steps, last = (int(step) if step.isdigit() else step for step in re.findall(r"\w+", path))
     place: Any = run
@@ -430,11 +430,11 @@ def test_a_run_comes_back_equal() -> None:
     assert json.loads(encode(run)) == sample_run()
 
 
-def test_fields_of_a_later_version_are_let_pass() -> None:
+def test_fields_of_a_later_version_are_accepted() -> None:
     assert as_run({**sample_run(), "power": {"watts": 3.1}}) == as_run(sample_run())
 
 
-def test_what_may_be_null_may() -> None:
+def test_nullable_fields_may_be_null() -> None:
     for path in (
         "preprocess",
         "recommended",
@@ -503,13 +503,13 @@ def test_a_variant_may_have_each_precision_of_the_table() -> None:
         as_run(broken("variants[0].precision", "fp8"))
 
 
-def test_what_is_no_object_is_no_run() -> None:
+def test_other_json_values_are_not_a_run() -> None:
     with pytest.raises(FormatError, match="expected an object, found a list"):
         decode(b"[]", Run)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"model": NaN}', b"[" * 100_000])
-def test_what_is_no_json_is_no_run(data: bytes) -> None:
+def test_invalid_json_is_not_a_run(data: bytes) -> None:
     with pytest.raises(FormatError):
         decode(data, Run)
 
@@ -523,19 +523,19 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("path", ["variants[0].files.param", "variants[0].files.bin", "model.name", "conversion.log"])
-def test_a_name_that_could_mean_something_to_a_program_is_refused(path: str, name: str) -> None:
+def test_a_name_with_a_special_meaning_is_refused(path: str, name: str) -> None:
     with pytest.raises(FormatError) as error:
         as_run(broken(path, name))
     assert error.value.line().startswith(path)
     assert "A-Z a-z 0-9" in error.value.line()
 
 
-def test_usual_names_are_let_pass() -> None:
+def test_usual_names_are_accepted() -> None:
     for name in ("resnet50-int8.param", "m", "v1.2_x-y", "_m", "0.param"):
         as_run(broken("variants[0].files.param", name))
 
 
-def test_figures_that_json_does_not_have_become_null() -> None:
+def test_figures_that_json_lacks_become_null() -> None:
     run = as_run(sample_run())
     assert run.plan is not None
     for value in (math.inf, -math.inf, math.nan):
@@ -570,7 +570,7 @@ def test_the_json_schema_accepts_a_run_and_refuses_a_broken_one() -> None:
             jsonschema.validate(broken(path, value), schema)
 
 
-def test_every_field_of_the_json_schema_says_what_it_means() -> None:
+def test_every_field_of_the_json_schema_has_a_description() -> None:
     schema = json.loads((ROOT / "docs/run.schema.json").read_text(encoding="utf-8"))
     for name, definition in schema["$defs"].items():
         for field, prop in definition["properties"].items():

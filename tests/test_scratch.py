@@ -1,4 +1,4 @@
-"""Temporary folders: removed by whoever made them, and by the next process where that was killed."""
+"""Temporary folders: removed by their process, or by the next process if it was killed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_folder_goes_with_its_block(home: Path) -> None:
+def test_a_folder_is_removed_after_its_block(home: Path) -> None:
     with Scratch() as name:
         (Path(name) / "x").touch()
         assert Path(name).parent == home
     assert not list(home.iterdir())
 
 
-def test_a_folder_goes_with_its_object(home: Path) -> None:
+def test_a_folder_is_removed_with_its_object(home: Path) -> None:
     made = Scratch()
     assert Path(made.name).is_dir()
     open_files = len(os.listdir("/proc/self/fd"))
@@ -45,7 +45,7 @@ def test_a_folder_goes_with_its_object(home: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == open_files - 1, "the lock is let go"
 
 
-def test_what_a_killed_process_left_goes_at_the_next_start_and_nothing_else(home: Path) -> None:
+def test_only_folders_of_killed_processes_are_removed_at_the_next_start(home: Path) -> None:
     foreign = [home / "ncnnkit-bench-abcdefgh", home / f"{PREFIX}x", home / f"{PREFIX}link_abc", home / "other"]
     for path in foreign[:2] + foreign[3:]:
         path.mkdir()
@@ -70,7 +70,7 @@ def test_what_a_killed_process_left_goes_at_the_next_start_and_nothing_else(home
     assert all(os.path.lexists(path) for path in foreign)
 
 
-def test_one_that_is_removed_before_it_is_locked_is_made_anew(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_removed_before_locking_is_made_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, made = tempfile.mkdtemp, []
 
     def taken(**options: str) -> str:

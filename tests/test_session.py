@@ -1,4 +1,4 @@
-"""Session: running a network, what fits it and what does not, and a process that dies."""
+"""Session: running a network, inputs that fit and do not fit, and a process that dies."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_inputs_that_do_not_fit(inputs: list[Array], said: str) -> None:
         net.run(*inputs)
 
 
-def test_what_cannot_be_asked_for(tmp_path: Path) -> None:
+def test_invalid_requests(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="unknown backend 'gpu'"):
         Session(small(), backend="gpu")
     with pytest.raises(RecipeError, match="unknown precision 'fp8'"):
@@ -104,7 +104,7 @@ def test_closing_leaves_no_files_and_no_process(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
-def test_look_at_knows_this_machine() -> None:
+def test_look_at_describes_this_machine() -> None:
     machine = look_at()
     assert machine.cores >= 1
     assert machine.machine == os.uname().machine
@@ -112,7 +112,7 @@ def test_look_at_knows_this_machine() -> None:
 
 
 @pytest.mark.vulkan
-def test_vulkan_computes_what_the_cpu_does() -> None:
+def test_vulkan_computes_the_same_as_the_cpu() -> None:
     x = samples(1)[0]
     with Session(small()) as cpu, Session(small(), backend="vulkan") as gpu:
         assert gpu.gpu is not None, "no Vulkan device: install mesa-vulkan-drivers and libvulkan1"

@@ -1,4 +1,4 @@
-"""One network for inputs of several shapes: conversions that are merged, and what cannot be."""
+"""One network for inputs of several shapes: conversions that can be merged, and those that cannot."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ WEIGHTS = {"kernel": noise(4, 3, 3, 3), "last": np.array([1, 4, -1]), "two": np.
 
 # Name -> nodes from c, which is (1, 4, h/2, w/2), to y.
 TAILS: dict[str, list[onnx.NodeProto]] = {
-    # A side that is left, and one that is kept.
+    # One side is computed from the rest, and one is kept.
     "tokens": [node("Reshape", "c last", "r"), node("Transpose", "r", "y", perm=[0, 2, 1])],
     "resized": [node("Resize", "c - two", "y", mode="linear", coordinate_transformation_mode="half_pixel")],
-    # From tokens back to a map: the sides are those of the input.
+    # From tokens back to a map with the sides of the input.
     "back": [
         node("Reshape", "c last", "r"), node("Transpose", "r", "t", perm=[0, 2, 1]), node("Softmax", "t", "s"),
         node("Transpose", "s", "u", perm=[0, 2, 1]), node("Shape", "c", "sides"), node("Reshape", "u sides", "m"),
         node("Conv", "m kernel4", "y", pads=[1, 1, 1, 1]),
     ],
-    # To the size of the input, as a segmentation does: Resize by sizes.
+    # To the size of the input, as in segmentation: Resize by sizes.
     "upsampled": [
         node("Shape", "x", "whole"), node("Slice", "whole from to", "hw"), node("Concat", "head hw", "sizes", axis=0),
         node("Resize", "c - - sizes", "y", mode="linear", coordinate_transformation_mode="half_pixel"),
@@ -92,7 +92,7 @@ MORE = {
 
 @pytest.mark.parametrize("name", TAILS)
 def test_one_network_for_several_shapes(tmp_path: Path, name: str) -> None:
-    """The squares that are given tell nothing of which side is which; other shapes follow from them all the same."""
+    """The given shapes are squares, which do not distinguish the sides. Other shapes still follow from them."""
     path = write(tmp_path / "m.onnx", [CONV, *TAILS[name]], WEIGHTS | MORE)
     source = open_model(path, shapes=SQUARES[:1], shape_too=SQUARES[1:])
     made, check = convert_opened(source, route="onnx")
@@ -148,7 +148,7 @@ def test_sets_of_shapes_must_be_whole(tmp_path: Path) -> None:
     [
         (
             (Layer("ReLU", "r", ["x"], ["y"]), Layer("Sigmoid", "r", ["x"], ["y"])),
-            "layer ReLU r is another layer there",
+            "layer ReLU r is a different layer at each shape",
         ),
         (
             (Layer("Tile", "r", ["x"], ["y"], {"tiles": 2}), Layer("Tile", "r", ["x"], ["y"], {"tiles": 3})),
@@ -159,7 +159,7 @@ def test_sets_of_shapes_must_be_whole(tmp_path: Path) -> None:
                 Layer("Reshape", "r", ["x"], ["y"], {"w": 7, "h": 2}),
                 Layer("Reshape", "r", ["x"], ["y"], {"w": 13, "h": 4}),
             ),
-            "layer Reshape r makes a side of 2 and 4, which no expression gives",
+            "layer Reshape r has an axis of size 2 and 4, which no expression gives",
         ),
     ],
 )
@@ -184,14 +184,14 @@ def test_expressions_are_computed_as_ncnn_does() -> None:
     ],
 )  # fmt: skip
 def test_a_side_that_follows_from_another_is_an_expression(wanted: tuple[int, int], found: str) -> None:
-    """Of a Reshape with two sides that vary, and no third one that is left over."""
+    """In a Reshape with two varying sides, and without a third side that could be computed."""
     rest = [Layer("Reshape", "r", ["x"], ["y"], {"w": w, "h": h, "c": 1}) for w, h in zip(wanted, (3, 4))]
     at = _At(rest, [(14, 52)], [[(14, 52)]])
     assert at.expression(wanted) == found
     assert [expression(found, [(side,)]) for side in (14, 52)] == [[side] for side in wanted]
 
 
-def test_probes_tell_sides_apart() -> None:
+def test_probes_distinguish_sides() -> None:
     assert probe_shapes([[(3, 16, 16)], [(3, 32, 32)]]) == [(3, 16, 32)]
     assert probe_shapes([[(3, 16, 32)], [(3, 16, 64)]]) == []
 

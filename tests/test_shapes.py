@@ -1,4 +1,4 @@
-"""Shapes inferred are those ncnn computes with, and shapes that cannot be are refused before ncnn sees them."""
+"""Inferred shapes equal ncnn's, and impossible shapes are refused before ncnn gets them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOURCE = os.environ.get("NCNNKIT_NCNN_SOURCE")
 
 
 def computed(graph: Graph, blobs: list[str]) -> dict[str, tuple[int, ...]]:
-    """What ncnn makes of noise, in this process: a process for each network would take minutes."""
+    """ncnn's blobs for noise, in this process, because a process for each network would take minutes."""
     net = ncnn.Net()
     net.opt.lightmode = net.opt.use_fp16_storage = net.opt.use_bf16_storage = False
     net.opt.num_threads = 1
@@ -41,7 +41,7 @@ def computed(graph: Graph, blobs: list[str]) -> dict[str, tuple[int, ...]]:
 
 
 def differences(graph: Graph) -> tuple[list[str], int]:
-    """Blobs whose inferred shape is not ncnn's, and the number of blobs of which not all is known."""
+    """The blobs with another inferred shape than ncnn's, and the number of blobs with unknown sides."""
     known = graph.infer_shapes()
     blobs = [blob for layer in graph.layers if layer.type != "Noop" for blob in layer.outputs]
     real = computed(graph, blobs)
@@ -53,7 +53,7 @@ def differences(graph: Graph) -> tuple[list[str], int]:
     return [f"{b}: {s}, not {real[b]}" for b, s in certain.items() if s != real[b]], len(blobs) - len(certain)
 
 
-# Templates of layers: {a} to {d} are small numbers; the input is 6x5x8 unless it says otherwise.
+# Templates of layers: {a} to {d} are small numbers; the input is 6x5x8 unless given.
 LAYERS = {
     "Convolution": "Convolution l 1 1 in0 out 0=4 1={a} 11={b} 2={c} 3={b} 13={a} 4={d} 15=1 5=1",
     "Convolution, same": "Convolution l 1 1 in0 out 0=4 1={a} 3={b} 4=-233 5=1",
@@ -103,7 +103,7 @@ AREAS = {"Convolution": 6, "ConvolutionDepthWise": 2, "Deconvolution": 6, "Decon
 
 
 def built(text: str, numbers: dict[str, Any]) -> Graph:
-    """A network of a template's layers; convolutions get the size of their weights from their channels."""
+    """A network of a template's layers. The sizes of convolution weights follow from the channels."""
     lines = [line.format(**numbers) for line in text.split("\n")]
     if any("in0a" in line for line in lines):
         lines.insert(0, "Split s0 1 2 in0 in0a in0b")
@@ -122,7 +122,7 @@ def built(text: str, numbers: dict[str, Any]) -> Graph:
 @pytest.mark.parametrize("name", LAYERS)
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
-def test_an_inferred_shape_is_ncnns(name: str, data: st.DataObject) -> None:
+def test_an_inferred_shape_equals_ncnns(name: str, data: st.DataObject) -> None:
     one_to_three = st.integers(1, 3)
     numbers = {key: data.draw(one_to_three, key) for key in "abcd"}
     numbers.update(m=data.draw(st.integers(0, 3)), p=data.draw(st.integers(0, 5)), t=data.draw(st.integers(0, 2)))
@@ -130,13 +130,13 @@ def test_an_inferred_shape_is_ncnns(name: str, data: st.DataObject) -> None:
     graph = built(LAYERS[name], {**numbers, "f": data.draw(st.sampled_from(["0.5", "1.5", "2.0"]))})
     try:
         wrong, unknown = differences(graph)
-    except ModelError:  # it does not fit; what is refused is not to be run
+    except ModelError:  # it does not fit; a refused network must not be run
         assume(False)
     assert not wrong
     assert not unknown
 
 
-def test_every_rule_is_tried_here_or_keeps_the_shape() -> None:
+def test_every_rule_is_tested_here_or_keeps_the_shape() -> None:
     tried = {line.split()[0] for text in LAYERS.values() for line in text.split("\n")}
     kept = {name for name, op in OPS.items() if op.shape in (OPS["ReLU"].shape, OPS["Diag"].shape)}
     named = {"Eltwise", "Noop", "Scale", "BatchNorm", "PReLU", "InstanceNorm", "GroupNorm", "LayerNorm", "RMSNorm",
@@ -179,7 +179,7 @@ FULLY_CONVOLUTIONAL = """
         ((3, 12, 9), r"layer Convolution c2 has a window of 8, but gets a side of 7"),
     ],
 )
-def test_shapes_that_cannot_be_are_refused(shape: tuple[int, ...], message: str) -> None:
+def test_impossible_shapes_are_refused(shape: tuple[int, ...], message: str) -> None:
     graph = network(FULLY_CONVOLUTIONAL)
     with pytest.raises(ModelError, match=message):
         graph.check_input_shapes([shape])
@@ -187,7 +187,7 @@ def test_shapes_that_cannot_be_are_refused(shape: tuple[int, ...], message: str)
         net.run(samples(1, shape)[0])
 
 
-def test_a_network_takes_other_sizes_than_its_file_says_where_they_fit() -> None:
+def test_a_network_takes_other_sizes_than_its_file_if_they_fit() -> None:
     graph = network(FULLY_CONVOLUTIONAL)
     wrong = graph.copy()
     wrong.layers[0].params.update(w=3, h=12, c=12)
@@ -204,7 +204,7 @@ def test_a_network_of_one_size_does_not() -> None:
         )
 
 
-def test_old_files_say_a_side_is_not_there_with_a_number() -> None:
+def test_old_files_mark_a_missing_side_with_a_number() -> None:
     graph = network("Input in0 0 1 in0 0=3 1=-233 2=-233\nReLU r 1 1 in0 out")
     assert graph.input_shapes() == [(3,)]
     assert graph.infer_shapes() == {"in0": (3,), "out": (3,)}

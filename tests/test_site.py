@@ -1,4 +1,4 @@
-"""The documentation site: it builds without a warning, every link in it leads somewhere, and it needs no other host."""
+"""The documentation site builds without warnings, all its links are valid, and it needs no other host."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link
 
 @dataclass
 class Page:
-    """What a page of the site links to, what it loads and where links to it may lead."""
+    """The links of a page of the site, the files that it loads, and its anchors."""
 
     links: list[str] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
@@ -67,14 +67,14 @@ def pages(site: Path) -> dict[Path, Page]:
     return found
 
 
-def test_every_page_is_there(site: Path, pages: dict[Path, Page]) -> None:
+def test_every_page_exists(site: Path, pages: dict[Path, Page]) -> None:
     expected = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
     missing = expected - {path.relative_to(site) for path in pages}
     assert not missing
     assert {site / "index.html", site / "changelog.html"} <= set(pages)
 
 
-def test_every_link_leads_somewhere(site: Path, pages: dict[Path, Page]) -> None:
+def test_every_link_is_valid(site: Path, pages: dict[Path, Page]) -> None:
     broken = []
     for path, page in pages.items():
         for link in [*page.links, *page.loads]:
@@ -83,7 +83,7 @@ def test_every_link_leads_somewhere(site: Path, pages: dict[Path, Page]) -> None
                 if parts.scheme not in ("http", "https", "mailto") or not (parts.netloc or parts.path):
                     broken.append(f"{path.name}: {link} is not an address")
                 continue
-            # The page of an error is served at any address, so its links begin at the root.
+            # The error page is served at any address, so its links begin at the root.
             home = site if parts.path.startswith("/") else path.parent
             file = (home / unquote(parts.path).lstrip("/")).resolve() if parts.path else path
             file = file / "index.html" if file.is_dir() else file

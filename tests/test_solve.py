@@ -1,4 +1,4 @@
-"""The solver of mixed-precision plans: as good as trying everything, and honest about what cannot be."""
+"""The solver of mixed-precision plans: as good as exhaustive search, with clear errors for impossible problems."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ncnnkit.plan import solve as solving
 from ncnnkit.plan.solve import Assignment, Edge, Option, front, solve, total, undominated
 
 Instance = tuple[dict[str, list[Option]], list[Edge]]
-EXACT = 1e-9  # a gap that leaves the solver no freedom
+EXACT = 1e-9  # a gap so small that the optimum must be found
 
 amounts = st.integers(0, 20).map(float)
 
@@ -49,7 +49,7 @@ def everything(instance: Instance) -> list[Assignment]:
 
 
 def chain(length: int, options: int, seed: int = 0) -> Instance:
-    """Layers one after the other as in a network; changing the format between two costs something."""
+    """Consecutive layers as in a network. A change of the format between two layers has a cost."""
     rng = np.random.default_rng(seed)
     names = ["fp32", "bf16", "int8", "int8-winograd"][:options]
     layers = {}
@@ -65,7 +65,7 @@ def chain(length: int, options: int, seed: int = 0) -> Instance:
 
 @given(instances(), amounts)
 @settings(max_examples=60, deadline=None)
-def test_the_fastest_within_an_error_is_the_one_trying_everything_finds(instance: Instance, bound: float) -> None:
+def test_the_fastest_within_an_error_equals_exhaustive_search(instance: Instance, bound: float) -> None:
     fitting = [plan.ms for plan in everything(instance) if plan.error <= bound]
     found = solve(*instance, max_error=bound, gap=EXACT)
     assert (found is None) == (not fitting)
@@ -76,7 +76,7 @@ def test_the_fastest_within_an_error_is_the_one_trying_everything_finds(instance
 
 @given(instances(), st.integers(-10, 60).map(float))
 @settings(max_examples=60, deadline=None)
-def test_the_most_exact_within_a_time_is_the_one_trying_everything_finds(instance: Instance, bound: float) -> None:
+def test_the_most_exact_within_a_time_equals_exhaustive_search(instance: Instance, bound: float) -> None:
     fitting = [plan.error for plan in everything(instance) if plan.ms <= bound]
     found = solve(*instance, max_ms=bound, gap=EXACT)
     assert (found is None) == (not fitting)
@@ -87,7 +87,7 @@ def test_the_most_exact_within_a_time_is_the_one_trying_everything_finds(instanc
 
 @given(instances())
 @settings(max_examples=30, deadline=None)
-def test_a_front_runs_from_the_fastest_to_the_most_exact_and_only_over_the_best(instance: Instance) -> None:
+def test_a_front_goes_from_the_fastest_to_the_most_exact(instance: Instance) -> None:
     plans = everything(instance)
     found = front(*instance, points=5, gap=EXACT)
     assert bool(found) == bool(plans)
@@ -99,7 +99,7 @@ def test_a_front_runs_from_the_fastest_to_the_most_exact_and_only_over_the_best(
             assert not any(other.ms < plan.ms - 1e-6 and other.error < plan.error - 1e-6 for other in plans)
 
 
-def test_edges_decide_where_the_layers_alone_would_not() -> None:
+def test_edges_can_decide_between_options() -> None:
     layers = {name: [Option("fp32", 1.0, 0.0), Option("int8", 1.1, 0.0)] for name in "ab"}
     assert solve(layers).choices == {"a": "fp32", "b": "fp32"}  # type: ignore[union-attr]
     chained = solve(layers, [Edge("a", "b", {("int8", "int8"): -0.5})])
@@ -108,7 +108,7 @@ def test_edges_decide_where_the_layers_alone_would_not() -> None:
     assert chained.ms == pytest.approx(1.7)
 
 
-def test_a_pair_that_cannot_be_is_not_taken() -> None:
+def test_an_impossible_pair_is_not_taken() -> None:
     layers = {name: [Option("fp32", 9.0, 0.0), Option("int8", 1.0, 0.0)] for name in "ab"}
     forbidden = dict.fromkeys([("int8", "int8"), ("fp32", "int8"), ("int8", "fp32")], math.inf)
     found = solve(layers, [Edge("a", "b", forbidden)])
@@ -116,7 +116,7 @@ def test_a_pair_that_cannot_be_is_not_taken() -> None:
     assert found.choices == {"a": "fp32", "b": "fp32"}
 
 
-def test_bounds_nothing_keeps_give_no_plan() -> None:
+def test_impossible_bounds_give_no_plan() -> None:
     layers = {"a": [Option("fp32", 5.0, 1.0)]}
     assert solve(layers, max_error=0.5) is None
     assert solve(layers, max_ms=4.0) is None
@@ -131,7 +131,7 @@ def test_noise_powers_far_below_the_solvers_tolerance_count() -> None:
     assert sorted(found.choices.values()) == ["fp32", "fp32", "int8"]
 
 
-def test_small_errors_count_beside_large_ones() -> None:
+def test_small_errors_count_together_with_large_ones() -> None:
     coarse = Option("int8", 0.5, 1.0)
     layers = {name: [Option("fp32", 2.0, 1e-13), Option("bf16", 1.0, 1e-11), coarse] for name in "abc"}
     fine = solve(layers, max_ms=4.0)
@@ -171,7 +171,7 @@ def test_pairs_that_leave_no_plan_give_an_empty_front() -> None:
     assert solve(layers, edges) is None
 
 
-def test_too_little_time_is_not_taken_for_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_time_does_not_mean_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
     layers, edges = chain(60, 4)
     limits: list[float] = []
     highs = solving._highs
@@ -204,8 +204,8 @@ def test_a_network_of_150_layers_takes_no_more_than_its_seconds() -> None:
     assert found.ms < exact.ms
 
 
-def test_what_the_solver_prints_does_not_reach_stdout() -> None:
-    """As a process: C holds back what it prints to a pipe."""
+def test_the_solvers_output_does_not_reach_stdout() -> None:
+    """In a process, because C buffers its output to a pipe."""
     lines = ("import ctypes", "from ncnnkit.plan.solve import _quiet",
              "with _quiet(): ctypes.CDLL(None).puts(b'noise')",
              "print('json')")  # fmt: skip

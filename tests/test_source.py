@@ -1,4 +1,4 @@
-"""Model references: what each opens, the shapes and metadata found in it, and errors that say what to do."""
+"""Model references: what each opens, its shapes and metadata, and errors with hints."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def floats(*rows: list[float]) -> NDArray[np.float32]:
 
 
 def test_class_names_that_are_not_utf8_are_shown_with_replacement_characters() -> None:
-    """JSON can hold half a character, which no text file could."""
+    """JSON can contain half a character, which a text file cannot."""
     _, _, labels = read_metadata("m", {"ncnnkit.labels": '["cat", "caf\\udce9"]'}, ())
     assert labels == ("cat", "caf\ufffd")
 
@@ -151,7 +151,7 @@ def test_samples_are_cast_to_the_inputs_own_type(tmp_path: Path, kind: int, dtyp
 
 
 @pytest.mark.parametrize("kind", [TensorProto.STRING, TensorProto.UINT64])
-def test_types_ncnn_has_not(tmp_path: Path, kind: int) -> None:
+def test_types_that_ncnn_lacks(tmp_path: Path, kind: int) -> None:
     with pytest.raises(ModelError, match="input 'x' takes tensor"):
         opened(write_onnx(tmp_path / "m.onnx", ("x", kind, [1, 2])))
 
@@ -180,7 +180,7 @@ def test_corrupt_onnx(tmp_path: Path, content: bytes | None, capfd: pytest.Captu
     path.write_bytes(DEMO.read_bytes()[:100_000] if content is None else content)
     with pytest.raises(ModelError, match=r"broken\.onnx: ONNX Runtime cannot load it: "):
         opened(path)
-    assert "broken.onnx" not in capfd.readouterr().err  # the error is told once
+    assert "broken.onnx" not in capfd.readouterr().err  # the error is shown once
 
 
 @pytest.mark.parametrize("size_threshold", [0, 100])  # at 100 some tensors stay in the model
@@ -246,7 +246,7 @@ def test_ultralytics_metadata_of_a_network_for_grey_images(tmp_path: Path) -> No
     assert source.preprocess == dataclasses.replace(LETTERBOX, color="gray", mean=(0.0,), std=(1.0,))
 
 
-def test_other_programs_metadata_is_no_concern(tmp_path: Path) -> None:
+def test_metadata_of_other_programs_is_ignored(tmp_path: Path) -> None:
     metadata = {"names": "Alice and Bob", "author": "x"}
     source = opened(write_onnx(tmp_path / "m.onnx", IMAGE, metadata=metadata), (3, 64, 64))
     assert (source.preprocess, source.preprocess_origin, source.labels) == (None, "", None)
@@ -290,7 +290,7 @@ def test_metadata_that_cannot_be_read(tmp_path: Path, metadata: dict[str, str]) 
         ("m.onnx", {"weights": "none"}, "--weights is only for torch models"),
     ],
 )
-def test_references_that_mean_nothing(
+def test_invalid_references(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, options: dict[str, Any], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -319,10 +319,10 @@ def test_torch_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("broken:built", "torch is not installed"),
     ],
 )
-def test_a_name_that_a_file_does_not_define_is_told_where_torch_is_not_installed(
+def test_an_undefined_name_is_reported_even_without_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str, message: str
 ) -> None:
-    """The advice was to install torch, and the next error would have been this one."""
+    """The hint was to install torch, and the next error would have been this one."""
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mynet.py").write_text("import torch\nclass Net: ...\ndef build(): ...\nmade = build()\n")
@@ -336,12 +336,12 @@ def test_a_name_that_a_file_does_not_define_is_told_where_torch_is_not_installed
     ("stem", "name"), [("cls-fp32", "cls"), ("cls-mixed", "cls"), ("cls-fp8", "cls-fp8"), ("int8", "int8")]
 )
 def test_a_precision_at_the_end_of_an_ncnn_models_name_is_left_out(stem: str, name: str, tmp_path: Path) -> None:
-    """Models made from it have one of their own there."""
+    """Models made from it get their own precision in that place."""
     ncnnkit.save(small(), tmp_path / f"{stem}.param")
     assert opened(tmp_path / f"{stem}.param").name == name
 
 
-def test_every_ending_that_is_read_is_told_of() -> None:
+def test_every_supported_extension_is_listed() -> None:
     assert all(ending in KEYS["model"].help for ending in READERS)
 
 
@@ -373,7 +373,7 @@ def test_an_ncnn_model_without_shapes_needs_them(tmp_path: Path) -> None:
         opened(path)
     assert opened(path, (3, 4, 5)).inputs[0].shape == (3, 4, 5)
     assert opened(path, (1, 3, 4, 5)).inputs[0].shape == (3, 4, 5)
-    assert opened(path, (1, 7)).inputs[0].shape == (1, 7)  # two dimensions are no batch and one
+    assert opened(path, (1, 7)).inputs[0].shape == (1, 7)  # two dimensions are not a batch and one dimension
 
 
 METADATA = """description: Ultralytics YOLO11n model trained on /data/coco.yaml
@@ -397,7 +397,7 @@ end2end: false
 
 
 def ultralytics_folder(tmp_path: Path, text: str = METADATA) -> Path:
-    """What Ultralytics' export to ncnn writes: pnnx's network, which does not say its size, and its metadata."""
+    """The files of Ultralytics' export to ncnn: pnnx's network, which has no input size, and the metadata."""
     folder = tmp_path / "yolo11n_ncnn_model"
     folder.mkdir()
     layers = [Layer("Input", "in0", [], ["in0"]), Layer("ReLU", "relu", ["in0"], ["out0"])]
@@ -418,7 +418,7 @@ def test_an_ultralytics_folder_is_a_model(tmp_path: Path) -> None:
     assert opened(folder, (3, 32, 32)).preprocess == LETTERBOX.fitted(32, 32)
 
 
-def test_the_card_of_a_model_goes_before_ultralytics_metadata(tmp_path: Path) -> None:
+def test_the_card_of_a_model_overrides_ultralytics_metadata(tmp_path: Path) -> None:
     folder = ultralytics_folder(tmp_path)
     preprocess = Preprocess(resize=(64, 96), color="bgr")
     model = ncnnkit.Artifact.load(folder / "model.ncnn.param")
@@ -433,7 +433,7 @@ def test_the_card_of_a_model_goes_before_ultralytics_metadata(tmp_path: Path) ->
     ("text", "says"),
     [
         (METADATA.replace("batch: 1\nimgsz", "batch: 4\nimgsz"), "was exported for 4 images at a time"),
-        (METADATA.replace("- 64\n- 96", "- 64\n- large"), "imgsz .64, 'large'. is no size"),
+        (METADATA.replace("- 64\n- 96", "- 64\n- large"), "imgsz .64, 'large'. is not a size"),
         ("names: [", "metadata.yaml: cannot be read: while parsing"),
     ],
 )
@@ -452,7 +452,7 @@ def test_a_corrupt_param(tmp_path: Path) -> None:
 
 
 def write_archive(path: Path, *inputs: tuple[tuple[int, ...], str], extra: dict[str, str] | None = None) -> Path:
-    """What ``torch.jit.trace(...).save(...)`` writes, as far as it is read without torch."""
+    """The part of ``torch.jit.trace(...).save(...)``'s file that is read without torch."""
     code = bytearray(b"\x80\x02}(X\x07\x00\x00\x00forward(")
     for shape, storage in inputs:
         code += b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\n" + storage.encode() + b"\n"
@@ -500,7 +500,7 @@ def test_ultralytics_torchscript_has_its_metadata_in_json(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("no_torch")
 def test_an_archive_that_was_not_traced_needs_shapes(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
-    # A pickle that would run a command: nothing in it is called, and the shapes are as good as absent.
+    # A pickle that would run a command: nothing in it is called, and the shapes count as absent.
     evil = b"\x80\x02}X\x07\x00\x00\x00forwardcos\nsystem\n(X\x04\x00\x00\x00exitt R".replace(b" ", b"") + b"s."
     for traced in (None, evil, b"", b"garbage", pickle.dumps({"other": 1}), pickle.dumps({"forward": ((1, 2), 3)})):
         with zipfile.ZipFile(path, "w") as archive:
@@ -521,9 +521,9 @@ def test_an_archive_that_was_not_traced_needs_shapes(tmp_path: Path) -> None:
         (None, "is not a TorchScript file, or is damaged"),
     ],
 )
-def test_torch_files_that_are_no_torchscript(tmp_path: Path, member: str | None, message: str) -> None:
+def test_torch_files_that_are_not_torchscript(tmp_path: Path, member: str | None, message: str) -> None:
     path = tmp_path / "m.pth"
-    path.write_bytes(b"\x80\x02garbage")  # what torch.save wrote before it wrote archives
+    path.write_bytes(b"\x80\x02garbage")  # the format of torch.save before it wrote archives
     if member:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(member, b"")
@@ -534,7 +534,7 @@ def test_torch_files_that_are_no_torchscript(tmp_path: Path, member: str | None,
 # ------------------------------------------------------------------------------------------- TorchScript with torch
 
 
-# torch calls tracing deprecated; it is what pnnx reads.
+# torch deprecates tracing, but pnnx needs it.
 ignore_warnings = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 
@@ -545,7 +545,7 @@ def torch() -> Any:
 
 @pytest.mark.torch
 @ignore_warnings
-def test_a_trace_knows_its_shapes_and_runs_in_torch(tmp_path: Path, torch: Any) -> None:
+def test_a_trace_has_its_shapes_and_runs_in_torch(tmp_path: Path, torch: Any) -> None:
     module = torch.nn.Conv2d(3, 4, 3).eval()
     torch.jit.trace(module, torch.rand(1, 3, 8, 6)).save(tmp_path / "m.pt", _extra_files={"ncnnkit.labels": NAMES})
     source = opened(tmp_path / "m.pt")
@@ -559,7 +559,7 @@ def test_a_trace_knows_its_shapes_and_runs_in_torch(tmp_path: Path, torch: Any) 
 
 @pytest.mark.torch
 @ignore_warnings
-def test_what_is_read_without_torch_is_what_torch_wrote(
+def test_reading_without_torch_gives_what_torch_wrote(
     tmp_path: Path, torch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Sum(torch.nn.Module):  # type: ignore[misc]
@@ -587,7 +587,7 @@ def test_a_script_needs_as_many_shapes_as_it_has_inputs(tmp_path: Path, torch: A
 
 
 @pytest.mark.torch
-def test_a_state_dict_is_refused_with_what_to_do(tmp_path: Path, torch: Any) -> None:
+def test_a_state_dict_is_refused_with_a_hint(tmp_path: Path, torch: Any) -> None:
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "weights.pth")
     with pytest.raises(
         ModelError, match=r"not TorchScript but a saved state_dict .*--weights FILE, or save torch\.jit"
@@ -675,7 +675,7 @@ def test_functions_classes_and_modules_of_the_users(code: Path, name: str) -> No
 
 
 @pytest.mark.torch
-def test_nested_outputs_are_named_and_what_is_left_out_is_left_out(code: Path) -> None:
+def test_nested_outputs_are_named_and_others_left_out(code: Path) -> None:
     source = opened("networks:Nested", (3, 4, 4), (1, 3, 1, 1))
     assert [(s.name, s.shape) for s in source.inputs] == [("image", (3, 4, 4)), ("factor", (3, 1, 1))]
     assert source.outputs == ("product", "parts.out0", "parts.out1.out0")
@@ -754,7 +754,7 @@ def test_weights_of_a_file(code: Path, networks: Any, torch: Any, wrap: Wrap) ->
         ({"conv.weight": None}, r"do not fit the model: 1 missing \(conv\.weight …\)"),
         ({"extra": (1,)}, r"1 not of this model \(extra …\)"),
         ({"conv.bias": (7,), "norm.bias": (7,)}, r"2 of another shape \(conv\.bias …\)"),
-        ({"classifier.weight": (9, 8), "classifier.bias": (9,)}, "2 of another shape"),  # not ours to rebuild
+        ({"classifier.weight": (9, 8), "classifier.bias": (9,)}, "2 of another shape"),  # ncnnkit does not rebuild this
     ],
 )
 def test_weights_that_do_not_fit(code: Path, networks: Any, torch: Any, change: dict[str, Any], message: str) -> None:
@@ -793,7 +793,7 @@ def test_weights_that_cannot_be_read(code: Path, networks: Any, torch: Any, cont
 
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No network, and torch's and the hub's caches in empty folders; the folder of torch's checkpoints."""
+    """No internet, and empty caches of torch and the hub. Gives the folder of torch's checkpoints."""
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(101, "Network is unreachable")
@@ -828,7 +828,7 @@ def test_random_weights_are_the_same_every_time(
 
 
 @pytest.mark.torch
-def test_a_library_says_whether_its_network_classifies(tmp_path: Path) -> None:
+def test_a_library_reports_whether_its_network_classifies(tmp_path: Path) -> None:
     for reference in ("torchvision:squeezenet1_1", "timm:mobilenetv3_small_050"):
         assert opened(reference, (3, 64, 64), weights="none").classes == 1000
     path = write_onnx(tmp_path / "m.onnx", ("x", TensorProto.FLOAT, [1, 10]))
@@ -845,7 +845,7 @@ def test_another_input_size_scales_the_preprocessing(tmp_path: Path, offline: Pa
 
 
 @pytest.mark.torch
-def test_batch_norm_statistics_tell_images_apart(tmp_path: Path, offline: Path) -> None:
+def test_batch_norm_statistics_make_images_distinguishable(tmp_path: Path, offline: Path) -> None:
     pytest.importorskip("torchvision")
     photos = sorted((DEMO.parent / "images").rglob("*.jpg"))[:20]
     images = np.stack([PRESETS["imagenet"].fitted(64, 64).apply(Image.open(photo)) for photo in photos])
@@ -855,7 +855,7 @@ def test_batch_norm_statistics_tell_images_apart(tmp_path: Path, offline: Path) 
         (output,) = reference_of(source, [images[:8]]).values()
         return [int(label) for label in output.argmax(axis=1)]
 
-    assert len(set(predictions(None))) == 1  # all images look alike to an untrained network
+    assert len(set(predictions(None))) == 1  # an untrained network gives similar outputs for all images
     assert len(set(predictions(images))) >= 6
     assert predictions(images) == predictions(images)
     with pytest.raises(ModelError, match="need two images or more"):
@@ -941,11 +941,11 @@ def test_a_fine_tuned_file_brings_its_number_of_classes(
     samples = torch.rand(1, 3, 64, 64)
     (output,) = reference_of(source, [samples.numpy()]).values()
     assert np.array_equal(output, tuned.eval()(samples).detach().numpy())
-    assert source.labels is None  # ImageNet's are not the classifier's
+    assert source.labels is None  # ImageNet's class names do not apply to the classifier
 
 
 @pytest.mark.torch
-def test_inception_normalises_its_input_once_more_inside(tmp_path: Path, torch: Any, offline: Path) -> None:
+def test_inception_normalises_its_input_again(tmp_path: Path, torch: Any, offline: Path) -> None:
     models = pytest.importorskip("torchvision").models
     trained = models.inception_v3(init_weights=False, transform_input=True).eval()  # as its own weights switch on
     torch.save(trained.state_dict(), tmp_path / "w.pth")
@@ -996,7 +996,7 @@ def test_timms_weights_from_torchs_cache(tmp_path: Path, torch: Any, offline: Pa
 
 
 @pytest.mark.torch
-def test_models_nobody_published_weights_for(tmp_path: Path, torch: Any, offline: Path) -> None:
+def test_models_without_published_weights(tmp_path: Path, torch: Any, offline: Path) -> None:
     pytest.importorskip("timm")
     with pytest.raises(ModelError, match=r"timm has no weights for it \(--weights none or --weights FILE\)"):
         opened("timm:resnet50t")
@@ -1034,7 +1034,7 @@ def test_a_module_is_a_model(tmp_path: Path, torch: Any) -> None:
         ("def broken(:\n", "nets.mynet:build"),
     ],
 )
-def test_a_python_file_is_named_by_what_builds_the_network(
+def test_a_model_of_a_python_file_is_named_after_its_function(
     code: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

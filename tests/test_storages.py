@@ -1,4 +1,6 @@
-"""What each blob is stored as is foretold rightly, for every type of layer, so that nothing is misread or refused."""
+"""The storage of each blob is predicted correctly for every type of layer, so that nothing is misread or wrongly
+refused.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,7 @@ def bits(net: Any, graph: Graph) -> dict[int, int]:
 
 @pytest.mark.parametrize(("fp16", "bf16"), [(False, True), (True, True), (True, False)])
 @pytest.mark.parametrize("name", [*LAYERS, *MORE, *NETWORKS])
-def test_the_storage_of_each_blob_is_foretold(name: str, fp16: bool, bf16: bool, tmp_path: Path) -> None:
+def test_the_storage_of_each_blob_is_predicted(name: str, fp16: bool, bf16: bool, tmp_path: Path) -> None:
     if name == "mixed" and not bf16:
         pytest.skip("made for bf16")
     graph = NETWORKS[name]() if name in NETWORKS else built({**LAYERS, **MORE}[name], NUMBERS)
@@ -123,7 +125,7 @@ def test_the_storage_of_each_blob_is_foretold(name: str, fp16: bool, bf16: bool,
     ],
 )
 def test_a_misread_blob_is_named(text: str, message: str, tmp_path: Path) -> None:
-    """A Split without a mask hands on bf16 by itself."""
+    """A Split without a mask outputs bf16 by itself."""
     net, param = opened(network(text), tmp_path, True, True)
     with pytest.raises(RuntimeError, match=f"this model does not run here: {message}"):
         check_storages(net, param, False)
@@ -136,12 +138,12 @@ def test_a_misread_blob_is_named(text: str, message: str, tmp_path: Path) -> Non
         f"{CONVOLUTION} 31=7\nReLU r 1 1 x out0 31=3",
     ],
 )
-def test_what_is_read_rightly_is_let_through(text: str, tmp_path: Path) -> None:
+def test_correct_networks_are_accepted(text: str, tmp_path: Path) -> None:
     check_storages(*opened(network(text), tmp_path, True, True), False)
 
 
 def test_every_type_that_a_mask_may_change_is_tried() -> None:
-    """Those left out convert storages, choose boxes, or are not built into ncnn's Python package."""
+    """The other types convert storages, select boxes, or are not built into ncnn's Python package."""
     tried = {line.split()[0] for text in {**LAYERS, **MORE}.values() for line in text.split("\n")}
     left = {"ArgMax", "Cast", "Quantize", "Dequantize", "Requantize", "Packing", "DeepCopy", "Noop", "CopyTo", "Fold",
             "SPP", "InverseSpectrogram", "PriorBox", "Proposal", "DetectionOutput", "YoloDetectionOutput",
@@ -149,7 +151,7 @@ def test_every_type_that_a_mask_may_change_is_tried() -> None:
     assert OPS.keys() - tried == left
 
 
-def test_its_numbers_are_those_of_the_table_of_layer_types() -> None:
+def test_its_numbers_equal_the_table_of_layer_types() -> None:
     calibrated = {op.name for op in OPS.values() if op.int8 is not None}
     assert calibrated == set(storages.INT8_TYPES)
     assert {OPS[name].by_name["int8_scale_term"].id for name in calibrated} == {int(storages.INT8_SCALE_TERM)}

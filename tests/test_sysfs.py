@@ -1,4 +1,4 @@
-"""What is read from a board's files: its clusters, sensors and GPU, holding its clocks, and seeing it throttle."""
+"""Reading a board's files: clusters, sensors and GPU, holding clocks, and detecting throttling."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def clusters(root: Path, **options: Any) -> list[tuple[Any, ...]]:
 # ------------------------------------------------------------------------------------------------------ describing
 
 
-def test_an_rk3588_has_two_clusters_though_three_clocks(tmp_path: Path) -> None:
+def test_an_rk3588_has_two_clusters_despite_three_clocks(tmp_path: Path) -> None:
     root = boards.rk3588(tmp_path)
     assert clusters(root) == [
         ("little", [0, 1, 2, 3], "Cortex-A55", 1800.0, "ondemand"),
@@ -96,7 +96,7 @@ def test_a_laptop_has_fast_and_slow_cores_of_one_name(tmp_path: Path) -> None:
     assert found["power"] == [{"name": "package-0", "measures": "package"}], "its core counter is a part of it"
 
 
-def test_a_machine_that_tells_nothing_is_described_all_the_same(tmp_path: Path) -> None:
+def test_a_machine_without_information_is_still_described(tmp_path: Path) -> None:
     found = describe(str(boards.virtual_machine(tmp_path / "vm")), machine="x86_64")
     assert found["clusters"] == [
         {"name": "all", "cpus": [0], "cores": [0], "core": "AMD EPYC", "max_mhz": None, "governor": None}
@@ -120,7 +120,7 @@ def test_only_usable_cpus_count(tmp_path: Path) -> None:
         ("aarch64", "x86_64", True),
         ("x86_64", "aarch64", True),
         ("armv7l", "aarch64", False),  # 32-bit programs on a 64-bit kernel
-        ("sparc64", "x86_64", False),  # not known: nothing is claimed
+        ("sparc64", "x86_64", False),  # unknown, so nothing is reported
     ],
 )
 def test_an_emulator_is_known_by_the_program_that_really_runs(
@@ -130,7 +130,7 @@ def test_an_emulator_is_known_by_the_program_that_really_runs(
 
 
 def test_an_emulator_is_known_by_its_hosts_files(tmp_path: Path) -> None:
-    """Where the program cannot be read."""
+    """If the program cannot be read."""
     assert describe(str(boards.virtual_machine(tmp_path / "old")), machine="aarch64")["emulated"]
     named = boards.make(tmp_path / "new", {"proc/sys/kernel/arch": "x86_64\n"})
     assert describe(str(named), machine="aarch64")["emulated"]
@@ -157,7 +157,7 @@ def rock(tmp_path: Path) -> Path:
     return boards.rk3588(tmp_path / "board")
 
 
-def test_clocks_stand_still_and_are_put_back(rock: Path, tmp_path: Path) -> None:
+def test_clocks_are_fixed_and_restored(rock: Path, tmp_path: Path) -> None:
     journal = tmp_path / "state" / "clocks.json"
     with fixed_clocks(journal, str(rock)) as report:
         assert report == ClocksReport(["policy0", "policy4", "policy6", "fb000000.gpu", "dmc"])
@@ -168,13 +168,13 @@ def test_clocks_stand_still_and_are_put_back(rock: Path, tmp_path: Path) -> None
     assert not journal.exists()
 
 
-def test_clocks_are_put_back_after_a_failure(rock: Path, tmp_path: Path) -> None:
+def test_clocks_are_restored_after_a_failure(rock: Path, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), fixed_clocks(tmp_path / "journal", str(rock)):
         raise ZeroDivisionError
     assert governors(rock) == GOVERNORS
 
 
-def test_what_cannot_be_fixed_is_told(tmp_path: Path) -> None:
+def test_clocks_that_cannot_be_fixed_are_reported(tmp_path: Path) -> None:
     phone = boards.android(tmp_path / "phone")
     with fixed_clocks(tmp_path / "journal", str(phone)) as report:
         assert report.fixed == ["policy0", "policy4", "policy6"]
@@ -183,9 +183,7 @@ def test_what_cannot_be_fixed_is_told(tmp_path: Path) -> None:
         assert report == ClocksReport()
 
 
-def test_without_the_right_to_write_nothing_changes(
-    rock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_write_permission_nothing_changes(rock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Any, mode: str = "r", *rest: Any) -> Any:
         if "governor" in str(path) and mode == "w":
             raise PermissionError(13, "Permission denied")
@@ -194,12 +192,12 @@ def test_without_the_right_to_write_nothing_changes(
     monkeypatch.setattr(clocks, "open", refuse, raising=False)
     with fixed_clocks(tmp_path / "journal", str(rock)) as report:
         assert report.fixed == []
-        assert set(report.refused.values()) == {"not permitted; as root it is"}
+        assert set(report.refused.values()) == {"only root may change it"}
     assert governors(rock) == GOVERNORS
     assert not (tmp_path / "journal").exists()
 
 
-def test_without_a_journal_no_clock_is_touched(rock: Path, tmp_path: Path) -> None:
+def test_without_a_journal_no_clock_is_changed(rock: Path, tmp_path: Path) -> None:
     (tmp_path / "full").write_text("a file where a folder should be")
     with fixed_clocks(tmp_path / "full" / "journal", str(rock)) as report:
         assert set(report.refused.values()) == {"no journal can be written: File exists"}
@@ -217,7 +215,7 @@ HOLDING = """
 
 
 def not_ignored() -> None:
-    """A shell's nohup ignores SIGHUP, and hands that on."""
+    """nohup ignores SIGHUP, and its children inherit that."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
@@ -237,16 +235,14 @@ def holder(rock: Path, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_clocks_are_put_back_after_a_polite_kill(
-    rock: Path, tmp_path: Path, holder: Any, number: signal.Signals
-) -> None:
+def test_clocks_are_restored_after_sigterm(rock: Path, tmp_path: Path, holder: Any, number: signal.Signals) -> None:
     holder.send_signal(number)
     assert holder.wait() == 128 + number
     assert governors(rock) == GOVERNORS
     assert not (tmp_path / "journal").exists()
 
 
-def test_the_next_start_repairs_what_a_killed_run_left(rock: Path, tmp_path: Path, holder: Any) -> None:
+def test_the_next_start_restores_the_clocks_of_a_killed_run(rock: Path, tmp_path: Path, holder: Any) -> None:
     holder.kill()
     holder.wait()
     assert set(governors(rock).values()) == {"performance"}
@@ -256,7 +252,7 @@ def test_the_next_start_repairs_what_a_killed_run_left(rock: Path, tmp_path: Pat
     assert restore_clocks(tmp_path / "journal", str(rock)) == []
 
 
-def test_the_next_run_knows_how_the_clocks_were_before_the_killed_one(rock: Path, tmp_path: Path, holder: Any) -> None:
+def test_the_next_run_knows_the_clocks_before_the_killed_run(rock: Path, tmp_path: Path, holder: Any) -> None:
     holder.kill()
     holder.wait()
     with fixed_clocks(tmp_path / "journal", str(rock)):
@@ -264,7 +260,7 @@ def test_the_next_run_knows_how_the_clocks_were_before_the_killed_one(rock: Path
     assert governors(rock) == GOVERNORS
 
 
-def test_of_two_runs_at_once_one_holds_the_clocks(rock: Path, tmp_path: Path, holder: Any) -> None:
+def test_only_one_of_two_concurrent_runs_holds_the_clocks(rock: Path, tmp_path: Path, holder: Any) -> None:
     assert restore_clocks(tmp_path / "journal", str(rock)) == []
     assert set(governors(rock).values()) == {"performance"}, "the other still measures"
     with fixed_clocks(tmp_path / "journal", str(rock)) as report:
@@ -272,7 +268,7 @@ def test_of_two_runs_at_once_one_holds_the_clocks(rock: Path, tmp_path: Path, ho
     assert set(governors(rock).values()) == {"performance"}
 
 
-def test_a_journal_of_before_the_last_start_is_void(rock: Path, tmp_path: Path) -> None:
+def test_a_journal_from_before_a_reboot_is_ignored(rock: Path, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     journal.write_text(json.dumps({"boot": "another", "governors": {"policy0": "powersave"}}))
     assert restore_clocks(journal, str(rock)) == []
@@ -295,7 +291,7 @@ BIG2 = "sys/devices/system/cpu/cpufreq/policy6"
 
 
 def watched(root: Path, *steps: Callable[[], Any], **options: Any) -> dict[str, Any]:
-    """One run in which each step happens and is then looked at."""
+    """One run in which each step happens and is then sampled."""
     sampler = Sampler(str(root), interval=0.01, **options)
     sampler.FIRST = 0.0
     with sampler:
@@ -313,7 +309,7 @@ def _wait_for_looks(sampler: Sampler, count: int) -> None:
 
 
 def put(root: Path, name: str, text: str) -> Callable[[], None]:
-    """A step that changes a file as the kernel does: at once."""
+    """A step that changes a file at once, like the kernel."""
 
     def step() -> None:
         (root / "new").write_text(text)
@@ -334,7 +330,7 @@ def test_clocks_temperatures_and_power_are_seen(tmp_path: Path) -> None:
     assert (found["throttled"], found["throttled_by"]) == (False, []), "a fan that turns is not throttling"
 
 
-def test_a_battery_tells_power_while_it_discharges(tmp_path: Path) -> None:
+def test_a_battery_shows_power_while_it_discharges(tmp_path: Path) -> None:
     root = boards.android(tmp_path)
     assert watched(root)["power_w"]["battery"]["mean"] == pytest.approx(3.4)
     put(root, "sys/class/power_supply/battery/status", "Charging\n")()
@@ -342,9 +338,7 @@ def test_a_battery_tells_power_while_it_discharges(tmp_path: Path) -> None:
     assert (found["power_w"], found["energy_mj"], found["energy_of"]) == ({}, None, None)
 
 
-def test_an_energy_counter_becomes_power_also_where_it_starts_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_energy_counter_gives_power_even_if_it_wraps_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = boards.laptop(tmp_path)
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -357,7 +351,7 @@ def test_an_energy_counter_becomes_power_also_where_it_starts_again(
     assert sensor.read() == pytest.approx((262143328850 - 30000000) * 1e-6)
 
 
-def test_a_raspberry_pi_5_tells_the_power_of_its_rails(tmp_path: Path) -> None:
+def test_a_raspberry_pi_5_reports_the_power_of_its_rails(tmp_path: Path) -> None:
     root = boards.raspberry_pi_5(tmp_path)
     said = "3V3_SYS_A current(2)=0.5000000A\n3V3_SYS_V volt(10)=3.3000000V\nVDD_CORE_A current(7)=2.0A\n"
     said += "VDD_CORE_V volt(15)=0.75V\nEXT5V_V volt(24)=5.1V\n"
@@ -376,7 +370,7 @@ def test_a_raspberry_pi_5_tells_the_power_of_its_rails(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
-def test_the_watching_thread_keeps_off_the_cpus_under_measurement(rock: Path) -> None:
+def test_the_sampling_thread_avoids_the_measured_cpus(rock: Path) -> None:
     first, *others = sorted(os.sched_getaffinity(0))
     with Sampler(str(rock), cpus=[first]) as sampler:
         assert sampler._thread is not None
@@ -387,7 +381,7 @@ def test_the_watching_thread_keeps_off_the_cpus_under_measurement(rock: Path) ->
     assert first in os.sched_getaffinity(0), "the measuring itself does not"
 
 
-def test_a_machine_without_sensors_costs_no_thread(tmp_path: Path) -> None:
+def test_a_machine_without_sensors_needs_no_thread(tmp_path: Path) -> None:
     with Sampler(str(boards.virtual_machine(tmp_path))) as sampler:
         assert sampler._thread is None
     assert asdict(sampler.result(5.0)) == {
@@ -396,7 +390,7 @@ def test_a_machine_without_sensors_costs_no_thread(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_run_that_is_over_at_once_is_seen(rock: Path) -> None:
+def test_a_very_short_run_is_sampled(rock: Path) -> None:
     with Sampler(str(rock)) as sampler:
         pass
     assert sampler.result().looks == 1
@@ -415,7 +409,7 @@ def test_a_fixed_clock_that_falls_is_throttling(rock: Path) -> None:
     assert found["clocks_mhz"]["big"]["min"] == 1608.0
 
 
-def test_a_clock_that_a_governor_lowers_is_no_throttling_where_the_load_may_have_moved(rock: Path) -> None:
+def test_a_lowered_clock_is_not_throttling_if_the_load_may_have_moved(rock: Path) -> None:
     steps = [put(rock, f"{policy}/scaling_cur_freq", "600000\n") for policy in (BIG, BIG2)]
     assert watched(rock, *steps)["throttled"] is False
 
@@ -445,7 +439,7 @@ def test_every_sign_of_throttling_is_recognised(
     assert said in found["throttled_by"][0]
 
 
-def test_what_the_firmware_remembers_of_earlier_is_no_throttling_now(tmp_path: Path) -> None:
+def test_earlier_events_in_the_firmware_are_not_throttling_now(tmp_path: Path) -> None:
     root = boards.raspberry_pi_4(tmp_path)
     put(root, "sys/devices/platform/soc/soc:firmware/get_throttled", "50000\n")()
     assert watched(root)["throttled"] is False
@@ -459,7 +453,7 @@ def test_a_containers_cpu_quota_bounds_the_threads(tmp_path: Path, quota: str, c
 
 
 def test_a_process_on_one_cpu_is_counted_as_one_core() -> None:
-    """ncnn counts the processors of the machine, also those that the process may not use."""
+    """ncnn counts all processors of the machine, including those that the process may not use."""
     told = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
     told += "from ncnnkit.onboard.machine import this_machine as t; m = t(); print(m.cores, m.default_threads)"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""The boards that have a name, and the kernels that run there."""
+"""The named boards, and the kernels that run on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ncnnkit.onboard.clusters import CORE_TYPES
     ],
 )  # fmt: skip
 def test_a_board_runs_the_kernels_of_its_slowest_core(board: str, kernels: str) -> None:
-    """ncnn's int8 Winograd runs where a core has no dot product; a wrong row costs accuracy or overflows."""
+    """ncnn's int8 Winograd runs if a core has no dot product. With a wrong row, models lose accuracy or overflow."""
     assert TARGETS[board].name == kernels
     assert TARGETS[board].int8_winograd is (kernels == "arm")
 
@@ -33,7 +33,7 @@ def test_features_are_those_that_all_cores_have() -> None:
 
 
 def test_every_core_is_one_that_boards_report() -> None:
-    """By the names that `onboard` reads from a board's registers; a core of RISC-V has none there."""
+    """The names are those that `onboard` reads from a board's registers. RISC-V cores have no such names."""
     known = {name for parts in CORE_TYPES.values() for name in parts.values()}
     used = {core for cores in BOARDS.values() for core in cores}
     assert used <= CORES.keys()

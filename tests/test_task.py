@@ -1,4 +1,4 @@
-"""Tasks: what a person would say of a network's predictions."""
+"""Tasks: their figures agree with a person's judgement of predictions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ YOLO = Decoder(
 
 
 def detector(seed: int, shift: float = 0.0, boxes: int = 40) -> list[Array]:
-    """The output of a detector on one image: a few sure boxes of 40 to 80 pixels and many that are nothing."""
+    """The output of a detector for one image: a few boxes of 40 to 80 pixels with high scores, many with low ones."""
     noise = np.random.default_rng(seed)
     centres, sizes = noise.uniform(40, 280, (2, boxes)), noise.uniform(40, 80, (2, boxes))
     scores = noise.uniform(0, 0.05, (3, boxes))
@@ -43,7 +43,7 @@ def detector(seed: int, shift: float = 0.0, boxes: int = 40) -> list[Array]:
 
 
 def judged(task: Task, ours: Any, theirs: Any) -> tuple[dict[str, float | None], list[str]]:
-    """The figures of a model's outputs, and what it does not satisfy of what the task asks for."""
+    """The figures of a model's outputs, and the unsatisfied requirements of the task."""
     errors = errors_of(ours, theirs, task)
     return errors.figures(), Requirements().of(task).unmet(errors.figures(), None)
 
@@ -65,7 +65,7 @@ def test_the_same_detections_are_exact() -> None:
 
 
 def test_a_detector_whose_scores_are_all_zero_is_refused() -> None:
-    """Its cosine is nearly 1: the boxes are as they were."""
+    """Its cosine is nearly 1, because the boxes did not change."""
     blank = [[np.concatenate([row[:4], 0 * row[4:]])] for (row,) in EXACT]
     figures, unmet = judged(DETECTION, blank, EXACT)
     assert (figures["cosine"] or 0) > 0.9999
@@ -97,14 +97,14 @@ def test_nothing_to_detect_is_no_error_and_a_new_box_is_one() -> None:
     assert (half["kept"], half["new"]) == (1.0, 1.0)
 
 
-def test_outputs_that_are_no_numbers_detect_nothing() -> None:
+def test_outputs_that_are_not_numbers_detect_nothing() -> None:
     broken = [[np.full_like(row, np.nan)] for (row,) in EXACT]
     assert judged(DETECTION, broken, EXACT)[0]["kept"] == 0.0
     assert errors_of(broken, EXACT, DETECTION).relative == math.inf
 
 
-def test_coco_has_the_last_word_on_average_precision() -> None:
-    """Two images; a wrong box between two right ones: precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1."""
+def test_average_precision_equals_cocos() -> None:
+    """Two images with a wrong box between two right ones: precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1."""
     pytest.importorskip("pycocotools")
     square = np.array([[0, 0, 10, 10]], np.float32)
 
@@ -119,7 +119,7 @@ def test_coco_has_the_last_word_on_average_precision() -> None:
 
 
 def test_a_network_with_many_boxes_equals_itself() -> None:
-    """COCO counts 100 boxes of a class of an image; here are 150."""
+    """COCO counts at most 100 boxes of a class per image. Here are 150."""
     pytest.importorskip("pycocotools")
     corners = np.repeat(np.arange(150, dtype=np.float32)[:, None] * 20, 4, 1) + np.array([0, 0, 9, 9], np.float32)
     scores = np.linspace(0.9, 0.3, 150, dtype=np.float32)
@@ -205,7 +205,7 @@ def test_ssim_is_that_of_scikit_image() -> None:
     assert ssim(one[:8], other[:8], 1.0) is None
 
 
-def test_embeddings_are_judged_by_who_is_nearest() -> None:
+def test_embeddings_are_judged_by_the_nearest_neighbour() -> None:
     vectors = np.random.default_rng(0).standard_normal((20, 16)).astype(np.float32)
     theirs = [[v] for v in vectors]
     figures, unmet = judged(Embedding(), [[3 * v] for v in vectors], theirs)
@@ -237,7 +237,7 @@ def test_keypoints_of_boxes() -> None:
 
 
 def test_the_interval_of_embeddings_that_are_all_found_is_exact() -> None:
-    """A bootstrap takes a sample several times, and its products with itself are rounded in several ways."""
+    """A bootstrap repeats samples, and their products with themselves are rounded differently."""
     vectors = np.random.default_rng(0).normal(size=(61, 384)).astype(np.float32)
     task = Embedding()
     rows = [task.compare(task.predict([v + 1e-5]), task.predict([v])) for v in vectors]
@@ -249,7 +249,7 @@ def test_the_interval_of_embeddings_that_are_all_found_is_exact() -> None:
 
 @pytest.mark.parametrize("axis", [0, -3, 2, -1])
 def test_a_map_of_classes_has_as_many_as_its_decoder(axis: int) -> None:
-    """An axis that is counted from the end is not the sign of a single map."""
+    """A negative axis does not mean a single map here."""
     decoder = Decoder("argmax", (Table(0),), 3, axis=axis)
     values = np.moveaxis(np.eye(3)[[[0, 1], [2, 2]]], -1, axis)
     for task in (decoded_task(decoder), decoded_task(decoder, [values.shape]), named_task("segmentation", decoder)):
@@ -261,7 +261,7 @@ def test_a_map_of_classes_has_as_many_as_its_decoder(axis: int) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_each_task_asks_for_figures_that_it_has(name: str) -> None:
+def test_each_task_requires_figures_that_it_has(name: str) -> None:
     task = named_task(name, READS.get(name, YOLO))
     asked = Requirements().of(task)
     assert all(r.figure.name in {**all_figures(), **task.figures} for r in asked.figures)
@@ -270,18 +270,18 @@ def test_each_task_asks_for_figures_that_it_has(name: str) -> None:
 
 
 def test_a_figure_of_another_task_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"kept is no figure of the task text \(its figures: cosine, .*texts, cer"):
+    with pytest.raises(RecipeError, match=r"kept is not a figure of the task text \(its figures: cosine, .*texts, cer"):
         Requirements.parse(["kept>=0.9"]).of(Texts())
 
 
-def test_a_figure_is_called_as_its_task_calls_it() -> None:
+def test_a_figure_has_the_title_of_its_task() -> None:
     """Pose and landmarks both have nme."""
     asked = Requirements.parse(["nme<=0.1"])
     assert [str(r) for r in asked.of(Landmarks()).figures] == ["landmark error ≤ 10 %"]
     assert [str(r) for r in asked.of(Pose(decoder=YOLO)).figures] == ["keypoint error ≤ 10 %"]
 
 
-def test_tasks_and_functions_of_ones_own(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_and_functions_of_a_user(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_figures.py").write_text(
         "from ncnnkit.tasks import Task, named, share\n"
         "class Signs(Task):\n"

@@ -66,7 +66,7 @@ def test_centre_and_size_become_corners_in_pixels() -> None:
     np.testing.assert_allclose(found.xyxy, [(40, 15, 60, 35)], rtol=1e-6)
 
 
-def test_ssd_takes_the_background_for_no_class() -> None:
+def test_ssd_background_is_not_a_class() -> None:
     logits = np.array([(9.0, 1.0, 3.0), (0.0, 4.0, 1.0)], np.float32)
     tables = (Table(1), Table(0, ("boxes",)))
     decoder = Decoder("boxes", tables, 3, scores="softmax", background=0, score_threshold=0.5, size=(20, 35))
@@ -102,7 +102,7 @@ def test_a_decoder_is_data() -> None:
     decoder = Decoder("boxes", APART, 91, boxes="deltas", anchors=(grid,), weights=(10, 10, 5, 5))
     assert as_read(decoder) == decoder
     assert decoder.fault(2) == ""
-    assert "outputs [0, 1], and the network has 1" in decoder.fault(1)
+    assert "outputs [0, 1], but the network has 1" in decoder.fault(1)
     assert "no anchors" in Decoder("boxes", APART, 2, boxes="deltas").fault(2)
 
 
@@ -122,7 +122,7 @@ def test_anchors_are_stored_as_grids(grid: Grid) -> None:
     assert find_grid(grid.boxes()) == grid
 
 
-def test_boxes_that_are_no_grid() -> None:
+def test_boxes_that_are_not_a_grid() -> None:
     assert find_grid(np.random.default_rng(0).random((12, 4)).astype(np.float32) * 100) is None
 
 
@@ -174,8 +174,8 @@ def test_outputs_of_a_model_in_any_order() -> None:
 
 @pytest.mark.torch
 @pytest.mark.parametrize("network", ["ssd", "retinanet", "fcos"])
-def test_decoder_gives_what_torchvision_gives(network: str) -> None:
-    """The same head outputs through torchvision's own post-processing and through the decoder."""
+def test_the_decoder_gives_the_same_as_torchvision(network: str) -> None:
+    """The same head outputs, with torchvision's own postprocessing and with the decoder."""
     torch = pytest.importorskip("torch")
     detection = pytest.importorskip("torchvision").models.detection
     classes, size = 4, 64

@@ -1,4 +1,4 @@
-"""Thresholds by output error: what the layers behind do not look at may be clipped, what they do may not."""
+"""Thresholds by output error: values that the next layers ignore may be clipped, other values may not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT = """
 """
 
 
-def test_a_channel_nobody_looks_at_is_clipped() -> None:
+def test_an_ignored_channel_is_clipped() -> None:
     graph = network(TEXT)
     for name in ("c0", "c1"):
         weight = graph.layer(name).array("weight").reshape(5, 4).copy()
@@ -32,7 +32,7 @@ def test_a_channel_nobody_looks_at_is_clipped() -> None:
     assert moved.weights.keys() == table.weights.keys()
 
 
-def test_a_threshold_is_not_narrowed_where_its_largest_values_matter() -> None:
+def test_a_threshold_is_not_reduced_if_its_largest_values_matter() -> None:
     graph = network(TEXT)
     for name in ("c0", "c1"):
         weight = np.zeros((5, 4), np.float32)

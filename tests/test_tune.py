@@ -1,4 +1,4 @@
-"""The search of run settings: what is tried where, halving, wrong outputs dropped, and what is said of the winner."""
+"""The search of run settings: candidates, halving, wrong outputs, and the explanation of the winner."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_vulkan_is_tried_on_a_gpu_only(tmp_path: Path) -> None:
 
 @given(st.integers(1, 100), st.randoms())
 @settings(max_examples=50, deadline=None)
-def test_halving_finds_the_best_and_keeps_to_its_time(count: int, random: Any) -> None:
+def test_halving_finds_the_best_within_its_time(count: int, random: Any) -> None:
     truth = {str(i): float(i) for i in range(count)}
     names = list(truth)
     random.shuffle(names)
@@ -137,7 +137,7 @@ def test_halving_times_the_good_ones_longest() -> None:
     ]  # fmt: skip
 
 
-def test_halving_goes_on_where_candidates_drop_out() -> None:
+def test_halving_goes_on_if_candidates_are_dropped() -> None:
     def score(left: list[str], seconds: float) -> dict[str, float]:
         return {name: float(name) for name in left if name not in "0123"}
 
@@ -150,7 +150,7 @@ def test_halving_goes_on_where_candidates_drop_out() -> None:
 # ------------------------------------------------------------------------------------------------------- the final
 
 
-def test_one_part_at_a_time_is_put_back() -> None:
+def test_one_part_at_a_time_is_reset() -> None:
     base = JobVariant("base", JobModel(["a", "b"], "fp16", {"a": True}, 1.0), threads=4)
     int8 = JobModel(["q", "r"], "int8", {"a": False}, 1.0)
     best = replace(base, model=int8, cpus=[4, 5], switches={"winograd": False, "sgemm": False})
@@ -181,7 +181,7 @@ def test_the_worst_output_decides(found: list[list[float]], right: list[list[flo
 
 
 def test_detections_are_compared_row_by_row() -> None:
-    """Rounding moves a score over the threshold, or past another: neither makes a candidate wrong."""
+    """Rounding moves a score across the threshold, or past another score. A candidate is not wrong because of this."""
     right = np.array([[1, 0.9, 10, 10, 20, 20], [2, 0.8, 40, 10, 60, 20], [1, 0.5, 10, 70, 20, 90]], np.float32)
     fewer, swapped, other = right[:2], right[[1, 0, 2]], right + 30
     for found in (fewer, swapped, np.concatenate([right, right[:1] + 1])):
@@ -201,7 +201,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def few(job: TuneJob) -> TuneResult:
-    """Does the job with a few of its candidates."""
+    """A function that does the job with a few of its candidates."""
     chosen = {"fp32, 1 thread", "fp32, 1 thread, no packing", "fp32, 1 thread, no winograd", BASE, "int8, 1 thread"}
     return run_job(replace(job, candidates=[row for row in job.candidates if row.name in chosen]))
 
@@ -219,7 +219,7 @@ def test_tuning_on_this_machine(model: Path) -> None:
     assert rows["fp32, 1 thread"].cosine == 1.0
     assert all((row.ms or 0) > 0 and (row.ratio or 0) > 0 for row in rows.values())
     assert found.base.threads == here.default_threads
-    # What was put back in the final may have made another of the grid, or a new one.
+    # The settings after the final may be another candidate of the grid, or new ones.
     grid = {row.name for row in candidates(MODELS, here)}
     assert found.settings.name in grid or found.settings.name.endswith("simplified")
     assert found.ms["settings"] <= found.ms["base"] * 1.5
@@ -227,7 +227,7 @@ def test_tuning_on_this_machine(model: Path) -> None:
     assert found.clocks is None
 
 
-def test_int8_is_another_candidate_and_its_own_reference_where_it_is_alone(model: Path, tmp_path: Path) -> None:
+def test_int8_is_a_candidate_and_its_own_reference_if_alone(model: Path, tmp_path: Path) -> None:
     stats = ncnnkit.calibrate(small(), samples(2))
     ncnnfile.save(ncnnkit.quantize(small(), stats, target="x86"), tmp_path / "q.param")
     found = tune(model, few, look_at(), int8=tmp_path / "q.param", sample=[samples(1)[0]], **fast())
@@ -266,7 +266,7 @@ def test_a_wrong_candidate_and_one_that_dies_are_dropped_with_the_reason(
 def test_as_many_processes_are_open_as_the_memory_allows(
     model: Path, monkeypatch: pytest.MonkeyPatch, free_mb: float | None, together: int
 ) -> None:
-    """The same rule as for measuring: on a small board each is opened anew for its turn."""
+    """The same rule as for measuring: on a small board, each process is started again for its turn."""
     alive: set[Child] = set()
     most = 0
 
@@ -293,7 +293,7 @@ def test_as_many_processes_are_open_as_the_memory_allows(
     assert (most, alive) == (together, set())
 
 
-def test_without_the_defaults_there_is_nothing_to_compare_with(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_without_defaults_fails(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoiled(job: TuneJob) -> TuneResult:
         base, *others = job.candidates
         return few(replace(job, candidates=[replace(base, switches={"unheard": True}), *others]))
@@ -302,7 +302,7 @@ def test_without_the_defaults_there_is_nothing_to_compare_with(model: Path, monk
         tune(model, spoiled, look_at(), **fast())
 
 
-def test_a_precision_there_is_not_is_refused(model: Path) -> None:
+def test_an_unavailable_precision_is_refused(model: Path) -> None:
     with pytest.raises(ModelError, match="cannot run in int8"):
         tune(model, few, look_at(), precisions=["int8"])
 
@@ -321,7 +321,7 @@ def result(rows: list[Settings], winner: Settings, ratio: list[float], **without
         ),
         cosine=0.9999,
         conditions=Conditions(throttled=True, throttled_by=["the firmware throttles"]),
-        clocks=ClocksReport([], {"policy0": "not permitted; as root it is"}),
+        clocks=ClocksReport([], {"policy0": "only root may change it"}),
     )
 
 
@@ -347,7 +347,7 @@ def test_ties_and_outliers_of_a_search_are_named(tmp_path: Path) -> None:
     assert not any(far.name in note for note in notes)
 
 
-def test_the_winner_is_explained_by_what_each_setting_brings(tmp_path: Path) -> None:
+def test_the_winner_is_explained_by_the_effect_of_each_setting(tmp_path: Path) -> None:
     here = machine(boards.rk3588(tmp_path))
     here = replace(here, board=replace(here.board, emulated=True))
     rows = [row.settings for row in candidates(MODELS, here)]
@@ -360,7 +360,7 @@ def test_the_winner_is_explained_by_what_each_setting_brings(tmp_path: Path) -> 
     )
     assert list(found.notes) == [
         "emulated: timings are not real", "throttled: the firmware throttles",
-        "the clock of policy0 was not fixed: not permitted; as root it is",
+        "the clock of policy0 was not fixed: only root may change it",
     ]  # fmt: skip
     assert found.candidates[0].name == best.name
 
@@ -372,12 +372,13 @@ def test_within_noise_the_defaults_stay(tmp_path: Path) -> None:
     assert (found.settings.name, found.ratio) == (BASE, 1.0)
     assert found.why == (
         "nothing is clearly faster than ncnn's defaults (fp16, 4 threads); "
-        "the best other was 1.00 times as fast (the middle half of the 4 rounds: 0.88 to 1.15), which is within noise"
+        "the fastest other settings were 1.00 times as fast (the middle half of the 4 rounds: 0.88 to 1.15), which is "
+        "within noise"
     )
     assert "within" not in judge(rows, result(rows, rows[0], [1.0] * 4), here).why
 
 
-def test_what_was_put_back_is_named_by_its_settings(tmp_path: Path) -> None:
+def test_reset_settings_name_the_winner(tmp_path: Path) -> None:
     here = machine(boards.rk3588(tmp_path))
     rows = [row.settings for row in candidates(MODELS, here)]
     best = next(row for row in rows if row.name == "bf16, 4 threads on big, no winograd")

@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell a user to type works as it stands there."""
+"""The commands and the Python code in README.md and docs/ work."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ncnnkit.tasks.guess import DETECTORS
 @pytest.mark.app
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_newcomers_whole_way(tmp_path: Path) -> None:
+def test_a_newcomers_whole_tutorial(tmp_path: Path) -> None:
     shutil.copy(DATA / "efficientnet-lite0.onnx", tmp_path)
     shutil.copytree(DATA / "images/calibration", tmp_path / "calibration")
     shutil.copy(DATA / "images/evaluation/chelsea-1.jpg", tmp_path / "cat.jpg")
@@ -55,7 +55,7 @@ def test_a_newcomers_whole_way(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photos/, and two images to try."""
+    """A folder with photos/, and two test images."""
     folder = tmp_path_factory.mktemp("page")
     (folder / "photos").mkdir()
     for number, path in enumerate(sorted((DATA / "images/evaluation").iterdir())[:12]):
@@ -74,7 +74,7 @@ def save_onnx(path: Path, nodes: list[onnx.NodeProto], inputs: dict[str, tuple[i
     onnx.save(made, str(path))
 
 
-@pytest.mark.slow  # a whole run, and so the next two
+@pytest.mark.slow  # a whole run, like the next two
 def test_large_images_on_the_page_of_the_app(photos: Path) -> None:
     nodes = [
         node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]), node("DepthToSpace", ["a"], ["b"], blocksize=2),
@@ -116,7 +116,7 @@ def test_several_inputs_on_the_page_of_the_app(photos: Path) -> None:
 
 @pytest.fixture(scope="module")
 def detector_app(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Where the block on a detector was run, and what it printed.
+    """The folder in which the block on a detector ran, and its output.
 
     The images are PPM, because the board has no library for others.
     """
@@ -148,7 +148,7 @@ def test_a_detector_from_onnx_to_boxes(detector_app: tuple[Path, str]) -> None:
 @pytest.mark.slow  # it compiles the app again
 @pytest.mark.timeout(900)
 def test_its_receipt_from_the_board(detector_app: tuple[Path, str]) -> None:
-    """The block after it. The emulated board has no compiler, and no libgomp1."""
+    """The block after it. The emulated board has no compiler and no libgomp1."""
     if installed("current-aarch64") is None:
         pytest.skip("needs scripts/ncnn-library current-aarch64")
     folder, _ = detector_app
@@ -164,7 +164,7 @@ def test_its_receipt_from_the_board(detector_app: tuple[Path, str]) -> None:
 
 
 def command_lines() -> list[tuple[str, str]]:
-    """(page, command line) of every command of ncnnkit in code, on one line or in a block, in README.md and docs/."""
+    """(page, command line) of every ncnnkit command in inline code or in a block, in README.md and docs/."""
     found = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
@@ -207,14 +207,14 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "myapp/CMakeLists.txt").exists()
 
 
-def test_the_python_of_the_page_on_preprocessing_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_of_the_page_on_preprocessing_prints_the_shown_output(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/preprocessing.md").read_text(encoding="utf-8")
     ((code, printed),) = printing(page)
     exec(code, {})
     assert capsys.readouterr().out == printed
 
 
-def test_the_recipe_of_the_page_on_preprocessing_is_one(tmp_path: Path) -> None:
+def test_the_recipe_of_the_page_on_preprocessing_is_valid(tmp_path: Path) -> None:
     page = (ROOT / "docs/preprocessing.md").read_text(encoding="utf-8")
     block = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
     assert block is not None
@@ -234,7 +234,7 @@ def test_the_page_on_preprocessing_lists_every_preset_and_setting() -> None:
 # ----------------------------------------------------------------------------------------------- the page on tasks
 
 
-def test_the_python_of_the_page_on_tasks_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_of_the_page_on_tasks_prints_the_shown_output(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
     blocks = printing(page)
     assert len(blocks) == 2
@@ -273,7 +273,7 @@ def test_the_page_on_detection_lists_every_head() -> None:
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", TASKS)
-def test_the_example_on_the_page_of_a_task_prints_what_it_says(
+def test_the_example_on_the_page_of_a_task_prints_the_shown_output(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")

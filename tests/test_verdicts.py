@@ -1,4 +1,4 @@
-"""What a run says of a model that does not do its job: the verdict that a person would give, with the figure named."""
+"""The verdict of a run on a model that does not work: the same as a person's, with the figure named."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def heads(graph: Graph) -> list[Layer]:
 
 
 def bias(channels: slice, value: float, *, instead: bool = False) -> Damage:
-    """Add a number to the outputs of the heads in some channels, or nearly replace them by it."""
+    """Add a number to some output channels of the heads, or almost replace them by it."""
 
     def damage(graph: Graph) -> None:
         for layer in heads(graph):
@@ -41,13 +41,13 @@ def bias(channels: slice, value: float, *, instead: bool = False) -> Damage:
 
 
 def order(channels: Sequence[int]) -> Damage:
-    """Give the output channels of the heads another order."""
+    """Change the order of the heads' output channels."""
 
     def damage(graph: Graph) -> None:
         for layer in heads(graph):
             for slot, shape in layer.slots():
                 values = np.asarray(layer.weights[slot.name])
-                if values.size >= len(channels):  # one scale of all inputs stays
+                if values.size >= len(channels):  # one scale for all inputs stays
                     layer.weights[slot.name] = values.reshape(len(channels), -1)[list(channels)].reshape(shape)
 
     return damage
@@ -65,7 +65,7 @@ def segmenter(path: Path) -> Path:
 
 
 def map_of_text(path: Path) -> Path:
-    """One map of values from 0 to 1: how likely each pixel is a bright one."""
+    """One map of values from 0 to 1: the probability that a pixel is bright."""
     text = """
         Input       in0 0 1 in0 0=24 1=16 2=3
         Convolution c1 1 1 in0 b1 0=8 1=3 4=1 5=1 6=216 9=1
@@ -91,7 +91,7 @@ def classifier(path: Path) -> Path:
 def judged(
     original: Path, samples: NDArray[np.float32], damage: Damage | None, monkeypatch: pytest.MonkeyPatch, task: str = ""
 ) -> Any:
-    """A run whose int8 model was damaged after it was quantised."""
+    """A run with an int8 model that was damaged after quantising."""
 
     def damaged(*args: Any, **options: Any) -> Any:
         made = quantize_images(*args, **options)
@@ -112,7 +112,7 @@ def judged(
 
 
 def test_a_right_model_is_recommended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same run without damage: what follows is refused for its damage alone."""
+    """The same run without damage. It shows that the other models are refused because of the damage."""
     found = judged(detector(tmp_path / "net.onnx"), inputs(12), None, monkeypatch)
     assert (found.task.name, found.recommended) == ("detection", "int8-cpu")
 
@@ -138,7 +138,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], str, Damage, str]] = {
         classifier, "classification", order([1, 0, 2, 3, 4]), r"comes nearest: cosine 0\.\d* is below 0\.999",
     ),
 }  # fmt: skip
-"""What is wrong -> the network, its task where the outputs do not tell it, the damage, and what the run must say."""
+"""Name -> (network, its task if the outputs do not show it, the damage, the expected verdict)."""
 
 
 @pytest.mark.parametrize("wrong", DAMAGED)
@@ -153,7 +153,7 @@ def test_a_damaged_model_is_not_recommended(wrong: str, tmp_path: Path, monkeypa
     assert found.why in (tmp_path / "out/report.html").read_text().replace("&amp;", "&")
 
 
-def test_a_classifier_that_is_all_wrong_is_called_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_completely_wrong_classifier_is_called_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(nk.NcnnkitError, match=r"wrong outputs: SQNR .* the first wrong layer is head"):
         judged(
             classifier(tmp_path / "net.param"),

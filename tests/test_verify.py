@@ -1,4 +1,4 @@
-"""The receipt: a self-test that passes on a right program, and fails where anything is not as it was measured."""
+"""The receipt: the self-test passes for a right program, and fails if anything differs from the measurement."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def write_app(home: Path, graph: Graph | None = None, lang: str = "cpp") -> Path
     """The app of a small classifier, with examples."""
     (home / "images").mkdir(parents=True)
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), np.uint8)):
-        Image.fromarray(pixels).save(home / f"images/{i}.ppm")  # which every program reads
+        Image.fromarray(pixels).save(home / f"images/{i}.ppm")  # every program reads it
     labels = tuple(f"name {i}" for i in range(10))
     model = replace(Artifact.of(graph or small()), ncnn=OLD, preprocess=HOW, labels=labels, task="classification")
     make_app(model, home / "app", images=home / "images", lang=lang)
@@ -59,7 +59,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def rebuilt(app: Path, file: str, before: str, after: str) -> Iterator[Path]:
-    """The program with another text in a source file, while the block lasts."""
+    """The program with another text in a source file, within the block."""
     source = app / "src" / file
     text = source.read_text()
     assert before in text
@@ -120,7 +120,7 @@ class TestSelfTest:
         check_fault(done, "1.txt: is damaged: 'box 1 2'")
 
     @pytest.mark.parametrize("line", ["nothing", "score", "points 1 2 3"])
-    def test_what_a_classifier_does_not_find_is_damaged(self, line: str, app: Path) -> None:
+    def test_a_classifiers_example_without_findings_is_damaged(self, line: str, app: Path) -> None:
         text = (app / "examples/1.txt").read_text().splitlines()
         kept = [each for each in text if not each.startswith("score")]
         (app / "examples/1.txt").write_text("\n".join([*kept, line, ""]))
@@ -132,7 +132,7 @@ class TestSelfTest:
         shutil.rmtree(app / "examples")
         done = subprocess.run([infer(app), "--self-test"], capture_output=True, text=True, check=False)
         assert done.returncode == 1
-        assert "holds no examples: write the app from a run, or with --images" in done.stderr
+        assert "contains no examples: write the app from a run, or with --images" in done.stderr
 
 
 # --------------------------------------------------------------------------------------------------------- the receipt
@@ -141,7 +141,7 @@ class TestSelfTest:
 class TestReceipt:
     pytestmark = slow
 
-    def test_what_it_says(self, app: Path) -> None:
+    def test_output_of_the_self_test(self, app: Path) -> None:
         receipt = verify_app(app, program=infer(app), options=["--threads=1"])
         assert receipt == receipt_of(app)
         assert (receipt.passed, receipt.why, receipt.changed, receipt.built_there) == (True, "", [], False)
@@ -154,7 +154,7 @@ class TestReceipt:
         assert len(receipt.sha256["infer"]) == 64
         assert "/proc/loadavg" in receipt.conditions["before"]
 
-    def test_it_is_built_where_there_is_a_compiler(self, app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_is_built_on_a_board_with_a_compiler(self, app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CMAKE_PREFIX_PATH", str(native()))
         monkeypatch.setenv("XDG_CACHE_HOME", str(app.parent / "cache"))
         receipt = verify_app(app)
@@ -177,7 +177,7 @@ class TestReceipt:
         assert not receipt.passed
         assert receipt.changed == ["models/model.bin"]
         assert receipt.test is None
-        assert "model.bin: is not the file that was written: its CRC-32 is " in receipt.why
+        assert "model.bin: was damaged or changed: its CRC-32 is " in receipt.why
 
     def test_a_wrong_preprocessing_fails(self, built: Path, app: Path) -> None:
         with rebuilt(built, "preprocess.cpp", "mean[] = {0.5f, 0.4f, 0.3f}", "mean[] = {0.3f, 0.4f, 0.5f}") as program:
@@ -185,11 +185,11 @@ class TestReceipt:
         assert not receipt.passed
         assert receipt.why.startswith("SQNR of the outputs is ")
 
-    def test_a_changed_source_is_no_pass(self, app: Path) -> None:
+    def test_a_changed_source_does_not_pass(self, app: Path) -> None:
         with (app / "src/main.cpp").open("a") as file:
             file.write("\n")
         receipt = verify_app(app, program=infer(app))
-        assert (receipt.passed, receipt.why) == (False, "src/main.cpp is not as ncnnkit wrote it")
+        assert (receipt.passed, receipt.why) == (False, "src/main.cpp was changed since ncnnkit wrote it")
 
     def test_the_command(self, app: Path) -> None:
         done = CliRunner().invoke(command, ["verify", str(app), "--infer", str(infer(app)), "--", "--loop=1"])
@@ -210,7 +210,7 @@ def test_on_a_board_that_has_no_compiler(tmp_path: Path) -> None:
     """A program that was cross-compiled here."""
     if installed("aarch64") is None:
         pytest.skip("needs scripts/ncnn-library aarch64")
-    # This old ncnn computes convolutions wrongly on the emulated board, where Linux has no /sys; a receipt says so.
+    # This old ncnn computes convolutions wrongly on the emulated board, where Linux has no /sys. The receipt shows it.
     text = """
         Input        in0 0 1 in0 0=16 1=16 2=3
         Pooling      p 1 1 in0 b 0=1 1=4 2=4
@@ -245,7 +245,7 @@ class TestPython:
     def app(self, tmp_path: Path) -> Path:
         return write_app(tmp_path, lang="python")
 
-    def test_what_the_receipt_says(self, app: Path) -> None:
+    def test_content_of_the_receipt(self, app: Path) -> None:
         receipt = verify_app(app, options=["--threads=1", "--loop=1"])
         assert receipt == receipt_of(app)
         assert (receipt.passed, receipt.why, receipt.changed, receipt.built_there) == (True, "", [], False)
@@ -256,7 +256,7 @@ class TestPython:
             assert receipt.sha256[name] == written[name]
         assert "README.md" not in receipt.sha256
 
-    def test_what_fails(self, app: Path) -> None:
+    def test_failures(self, app: Path) -> None:
         """A wrong preprocessing, a library that is too old, a corrupted file, a changed program."""
         facts = json.loads((app / "infer.json").read_text())
         facts["ncnn"] = "1.0.20991231"
@@ -268,10 +268,10 @@ class TestPython:
         (app / "models/model.bin").write_bytes(b"nothing")
         receipt = verify_app(app)
         assert (receipt.passed, receipt.test) == (False, None)
-        assert "model.bin: is not the file that was written" in receipt.why
+        assert "model.bin: was damaged or changed" in receipt.why
 
     @pytest.mark.parametrize("line", ["nothing", "score", "points 1 2 3"])
-    def test_what_a_classifier_does_not_find_is_damaged(self, line: str, app: Path) -> None:
+    def test_a_classifiers_example_without_findings_is_damaged(self, line: str, app: Path) -> None:
         text = (app / "examples/1.txt").read_text().splitlines()
         kept = [each for each in text if not each.startswith("score")]
         (app / "examples/1.txt").write_text("\n".join([*kept, line, ""]))
@@ -280,12 +280,12 @@ class TestPython:
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
         assert "1.txt: is damaged" in done.stderr
 
-    def test_a_changed_program_is_no_pass(self, app: Path) -> None:
+    def test_a_changed_program_does_not_pass(self, app: Path) -> None:
         with (app / "parts/task.py").open("a") as file:
             file.write("\n")
-        assert verify_app(app).why == "parts/task.py is not as ncnnkit wrote it"
+        assert verify_app(app).why == "parts/task.py was changed since ncnnkit wrote it"
 
-    def test_a_compiled_program_is_none_of_it(self, app: Path) -> None:
+    def test_compiled_bytecode_does_not_count(self, app: Path) -> None:
         with pytest.raises(RecipeError, match="--infer is for an app in C"):
             verify_app(app, program=app / "infer.py")
 
@@ -316,7 +316,7 @@ def test_no_compiler_and_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         verify_app(tmp_path / "app")
 
 
-def test_an_option_that_is_none(tmp_path: Path) -> None:
+def test_an_unknown_option(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, ["verify", str(tmp_path), "--", "/etc/passwd"])
     assert done.exit_code == RecipeError.exit_code
-    assert "is no option of infer" in done.output
+    assert "is not an option of infer" in done.output

@@ -46,18 +46,18 @@ def test_a_guarded_copy_makes_no_mixed_model() -> None:
     assert derive(graph)[0] == "fp32"
 
 
-def test_an_input_that_is_also_computed_with_is_refused() -> None:
+def test_an_embed_input_with_another_reader_is_refused() -> None:
     graph = looked_up_twice()
     graph.layers[3] = Layer("ReLU", "relu", ["b"], ["out1"])
     with pytest.raises(ModelError, match="layer ReLU relu computes with it"):
         guard_whole_inputs(graph)
 
 
-def test_an_embed_of_what_is_computed_is_refused() -> None:
+def test_an_embed_of_a_computed_blob_is_refused() -> None:
     graph = Graph(
         [Layer("Input", "in0", [], ["in0"], {"w": 5}), Layer("ReLU", "r", ["in0"], ["a"]), embed("one", "a", "out0")]
     )
-    with pytest.raises(ModelError, match="looks up what the network computes"):
+    with pytest.raises(ModelError, match="reads a computed blob"):
         guard_whole_inputs(graph)
 
 

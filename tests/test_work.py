@@ -1,4 +1,4 @@
-"""How much a network computes, and what an effort allows of it."""
+"""How much a network computes, and the limits of an effort."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_frames_of_a_video_count_for_statistics() -> None:
     assert statistics_count((3, 1080, 1920)) == 2
 
 
-def test_what_was_reduced_is_said() -> None:
+def test_reductions_are_reported() -> None:
     budget = Budget(allowed=1000e9, inference=150e9)
     assert reduced_said("fast", budget) == []
     budget.take("evaluation samples", 20, runs=5, least=2)
@@ -144,7 +144,7 @@ def test_quantising_counts_its_inferences_right(passes: list[str]) -> None:
     assert len(passes) == effort.inferences(9, 3)
 
 
-def test_a_few_samples_of_a_light_network_choose_and_judge() -> None:
+def test_a_few_samples_of_a_light_network_fit_and_judge() -> None:
     effort = EFFORTS["fast"]
     assert choose(3, effort, Budget()) == ([0, 1, 2], [0, 1, 2])
     assert choose(4, effort, Budget()) == ([0, 1, 2], [3])
@@ -172,7 +172,7 @@ def test_the_sensitivity_obeys_the_budget(
 
 
 @pytest.mark.parametrize("allowed", [0, 4])
-def test_layers_that_overflow_are_looked_for_within_the_budget(
+def test_overflowing_layers_are_searched_within_the_budget(
     passes: list[str], quantized: Quantized, monkeypatch: pytest.MonkeyPatch, allowed: int
 ) -> None:
     monkeypatch.setattr(sensitivity, "LEAST_GROUPS", 2)
@@ -230,7 +230,10 @@ def test_a_layer_that_takes_long_is_timed_in_few_rounds(tmp_path: Path, monkeypa
 
 
 def test_many_large_nets_are_timed_in_little_memory(tmp_path: Path) -> None:
-    """The workspace of each would stay taken; noise that was freed too early crashed at this size."""
+    """Otherwise the workspace of each net would stay allocated.
+
+    At this size, noise that was freed too early crashed ncnn.
+    """
     graph = network("Input in0 0 1 in0\nConvolution c 1 1 in0 out0 0=16 1=3 4=1 5=1 6=2304")
     param = tmp_path / "net.param"
     ncnnfile.save(graph, param)
@@ -286,7 +289,7 @@ def test_variants_are_timed_as_often_as_the_budget_allows(tmp_path: Path, monkey
 
 
 def test_measuring_runs_no_sample_twice(passes: list[str], tmp_path: Path) -> None:
-    """Two samples, and the inferences that are timed: of a heavy network each takes seconds."""
+    """Two samples, and the timed inferences. Each inference of a heavy network takes seconds."""
     param = tmp_path / "net.param"
     ncnnfile.save(small(), param)
     np.save(tmp_path / "input.npy", samples(2))
@@ -311,7 +314,7 @@ def test_a_heavy_network_is_not_run_in_software() -> None:
         on_cpu, in_software = variants.list_variants(recipe, {("fp32", ""): model}, [site], budget=Budget(allowed))
         assert on_cpu.model is model
         assert (in_software.model is None) == skipped
-        assert ("in software it would take minutes at --effort fast" in in_software.skipped) == skipped
+        assert ("software Vulkan would take minutes at --effort fast" in in_software.skipped) == skipped
 
 
 def test_the_check_of_a_heavy_conversion_takes_one_sample(passes: list[str], tmp_path: Path) -> None:
@@ -333,7 +336,7 @@ def saved(folder: Path) -> Path:
 def test_a_whole_run_keeps_every_stage_within_the_budget(
     passes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for what is timed, which seconds bound, too; the job that measures is a process of its own."""
+    """Except timing, which is also limited by seconds. The job that measures is a separate process."""
     monkeypatch.setattr(sensitivity, "LEAST_GROUPS", 2)
     efforts = {"fast": replace(EFFORTS["fast"], gmac=10 * work(small(), [(3, 16, 16)]) / 1e9)}
     monkeypatch.setattr(pipeline, "EFFORTS", efforts)

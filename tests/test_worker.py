@@ -1,4 +1,4 @@
-"""The worker: its protocol, what becomes of a process that dies or hangs, and histograms that merge."""
+"""The serving process: its protocol, processes that die or hang, and histograms that can be merged."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def load(param: Path, **fields: Any) -> dict[str, Any]:
 
 
 def script(folder: Path, body: str) -> str:
-    """Something to run in Python's place."""
+    """A program to run instead of Python."""
     path = folder / "python"
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o755)
@@ -59,7 +59,7 @@ def script(folder: Path, body: str) -> str:
     st.lists(st.tuples(st.sampled_from(["float32", "int64", "uint8"]), st.lists(st.integers(0, 4), max_size=3))),
 )
 @settings(max_examples=50, deadline=None)
-def test_messages_arrive_as_they_were_sent(message: dict[str, Any], kinds: list[tuple[str, list[int]]]) -> None:
+def test_messages_arrive_unchanged(message: dict[str, Any], kinds: list[tuple[str, list[int]]]) -> None:
     message.pop("arrays", None)
     arrays = [np.arange(np.prod(shape, dtype=int)).astype(dtype).reshape(shape) for dtype, shape in kinds]
     stream = io.BytesIO()
@@ -81,7 +81,7 @@ def packages(nodes: Iterable[ast.AST]) -> set[str]:
 
 @pytest.mark.parametrize("path", PROGRAM.values(), ids=PROGRAM)
 def test_what_a_board_gets_needs_only_numpy_ncnn_and_the_standard_library(path: Path) -> None:
-    """A module of an engine needs that engine too, within its functions."""
+    """A module of an engine also needs that engine, but only inside its functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     within = [node for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) for node in ast.walk(each)]
     inner = [*within] if path.parent.name == "engines" else []
@@ -123,7 +123,7 @@ def test_a_refused_request_leaves_the_process_usable(model: Path) -> None:
         ("kill -KILL $$", "probably out of memory"),
     ],
 )
-def test_a_dead_process_is_told_with_its_cause(tmp_path: Path, body: str, said: str) -> None:
+def test_a_dead_process_is_reported_with_its_cause(tmp_path: Path, body: str, said: str) -> None:
     with Child([script(tmp_path, body)]) as child, pytest.raises(WorkerError, match=said) as died:
         child.ask("machine")
     assert died.value.crashed
@@ -136,7 +136,7 @@ def test_a_hanging_process_is_ended(tmp_path: Path) -> None:
 
 
 def test_a_process_that_reads_nothing_is_ended(tmp_path: Path) -> None:
-    """What is sent is more than a pipe holds."""
+    """The request is larger than a pipe's buffer."""
     with Child([script(tmp_path, "sleep 60")]) as child, pytest.raises(WorkerError, match="hung") as late:
         child.ask("run", [np.zeros(1 << 22, np.float32)], timeout=0.2)
     assert late.value.crashed
@@ -147,7 +147,7 @@ MARKED = r"printf '\036ncnnkit\036\n'; "
 
 
 @pytest.mark.parametrize("greeting", ["Welcome to rock5b", '{"arrays": []}', "", "x" * 100_000])
-def test_what_is_printed_before_the_mark_is_no_answer(tmp_path: Path, greeting: str) -> None:
+def test_text_before_the_mark_is_not_an_answer(tmp_path: Path, greeting: str) -> None:
     with Child([script(tmp_path, f"echo '{greeting}'\n{SERVE}")]) as child:
         assert child.ask("machine")[0].machine.cores >= 1
 
@@ -160,8 +160,8 @@ def test_what_is_printed_before_the_mark_is_no_answer(tmp_path: Path, greeting: 
         (MARKED + """echo '{"arrays": [["O", [1]]]}'; sleep 60""", "it sent"),
         (MARKED + """echo '{"arrays": [["<f4", [-1]]]}'; sleep 60""", "it sent"),
         (MARKED + """echo '{"arrays": 3}'; sleep 60""", "it sent"),
-        (MARKED + "yes | tr -d '\\n'", "without an end"),
-        ("yes", "without an end"),
+        (MARKED + "yes | tr -d '\\n'", "more than is allowed"),
+        ("yes", "more than is allowed"),
     ],
 )
 def test_a_process_that_breaks_the_protocol_is_ended(tmp_path: Path, body: str, said: str) -> None:
@@ -170,14 +170,14 @@ def test_a_process_that_breaks_the_protocol_is_ended(tmp_path: Path, body: str, 
     assert broken.value.crashed
 
 
-def test_a_process_that_closes_its_output_and_lives_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_closes_its_output_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ncnnkit.onboard.child.DYING", 0.1)
     body = "exec 1>&-; sleep 60"
     with Child([script(tmp_path, body)]) as child, pytest.raises(WorkerError, match="closed its output"):
         child.ask("machine")
 
 
-def test_the_words_of_ncnn_come_with_a_refused_load(model: Path) -> None:
+def test_a_refused_load_contains_ncnns_messages(model: Path) -> None:
     model.write_text(model.read_text().replace("Pooling ", "Foo "))
     with Child() as child, pytest.raises(WorkerError) as refused:
         child.ask("load", **load(model))
@@ -203,7 +203,7 @@ def ticks(pid: int) -> int:
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
-def test_a_process_whose_parent_is_killed_ends_at_once_though_it_computes(model: Path) -> None:
+def test_a_computing_process_ends_at_once_with_its_parent(model: Path) -> None:
     command = [sys.executable, "-c", textwrap.dedent(ORPHANING), str(model), str(model.with_suffix(".bin"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -236,7 +236,7 @@ def test_a_pinned_process_starts_its_threads_on_its_cpus(model: Path) -> None:
     assert found.count(str(cpu)) >= 3, "NumPy's own threads were there before"
 
 
-def test_a_cpu_that_is_not_there_is_refused(model: Path) -> None:
+def test_a_missing_cpu_is_refused(model: Path) -> None:
     with Child() as child, pytest.raises(WorkerError, match=r"cannot pin to the CPUs \[4095\]: usable are"):
         child.ask("load", **load(model, cpus=[4095]))
 
@@ -256,7 +256,7 @@ def test_switches_reach_ncnn_after_the_options(model: Path) -> None:
     assert np.allclose(outputs["default"], outputs["no winograd"], atol=1e-4)
 
 
-def test_every_switch_is_an_option_of_ncnns() -> None:
+def test_every_switch_is_an_option_of_ncnn() -> None:
     import ncnn
 
     assert all(isinstance(getattr(ncnn.Option(), option), bool) for option in SWITCHES.values())
@@ -267,7 +267,7 @@ def test_without_a_number_of_threads_ncnn_takes_its_own(model: Path) -> None:
         assert child.ask("load", **load(model, threads=0))[0].threads == child.ask("machine")[0].machine.default_threads
 
 
-def test_a_process_tells_what_board_it_runs_on() -> None:
+def test_a_process_reports_its_board() -> None:
     with Child() as child:
         board = child.ask("machine")[0].machine.board
     cpus = sorted(cpu for cluster in board.clusters for cpu in cluster.cpus)
@@ -276,7 +276,7 @@ def test_a_process_tells_what_board_it_runs_on() -> None:
 
 
 def test_fp32_is_fp32(model: Path) -> None:
-    """ncnn turns fp16 and bf16 on by default: forced off, the outputs are those of fp32 arithmetic."""
+    """ncnn enables fp16 and bf16 by default. If they are disabled, the outputs are those of fp32 arithmetic."""
     outputs = {}
     with Child() as child:
         for precision in ("fp32", "bf16"):
@@ -312,7 +312,7 @@ values = st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40).map(l
 @given(st.lists(values, min_size=1, max_size=5), st.randoms())
 @settings(max_examples=100, deadline=None)
 def test_the_order_of_counting_does_not_matter(batches: list[Any], random: Any) -> None:
-    """The bins are the same whatever came first, so batches counted apart can be merged exactly."""
+    """The bins do not depend on the order, so separate counts can be merged exactly."""
     tallies = []
     for _ in range(2):
         tally = Tally(64)
@@ -361,8 +361,8 @@ def test_a_sample_is_spread_evenly_and_knows_the_largest_value(shape: tuple[int,
     assert 800 <= tally.histogram.sum() <= batch.size
 
 
-def test_a_sample_meets_every_column() -> None:
-    """With a step that divides the width, the same columns of every row would be counted: the border, say."""
+def test_a_sample_visits_every_column() -> None:
+    """With a step that divides the width, the same columns of every row would be counted, for example the border."""
     batch = np.zeros((32, 256, 256), np.float32)
     batch[:, :, 0] = 1.0
     tally = Tally(64, sample=1 << 14)
@@ -379,12 +379,12 @@ def test_a_sample_meets_every_column() -> None:
     ("vendor", "number", "expected"),
     [(0x10DE, 2435301632, "580.159.04"), (0x10005, 1, "0.0.1"), (0x13B5, 4194305, "1.0.1")],
 )
-def test_driver_versions_are_read_as_their_makers_write_them(vendor: int, number: int, expected: str) -> None:
+def test_driver_versions_have_the_vendors_format(vendor: int, number: int, expected: str) -> None:
     assert driver_version(vendor, number) == expected
 
 
-def test_a_layer_that_works_in_place_on_the_input_leaves_it_as_it_was(tmp_path: Path) -> None:
-    """With numpy's memory under its Mat, ncnn crashed here in light mode."""
+def test_an_in_place_layer_does_not_change_the_input(tmp_path: Path) -> None:
+    """ncnn crashed here in light mode when its Mat used numpy's memory."""
     param = tmp_path / "inplace.param"
     ncnnfile.save(network("BinaryOp half 1 1 in0 b1 0=2 1=1 2=0.5\nReLU r 1 1 b1 out0"), param)
     x = samples(1, (4, 5, 6))[0]

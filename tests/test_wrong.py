@@ -1,4 +1,4 @@
-"""Wrong outputs, told from less exact ones; references that let nothing be told."""
+"""Distinguishing wrong outputs from less exact ones, and references that cannot judge outputs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from ncnnkit.samples.stream import ArraySamples
         ("int8", 16.0, [26.5]),  # the same network on a GPU and on the CPU
         ("fp32", math.inf, []),
         ("fp32", 25.0, [27.0]),  # the conversion was forced
-        ("fp16", 15.0, [20.5]),  # a network that bears little rounding, on the CPU too
+        ("fp16", 15.0, [20.5]),  # a network that is sensitive to rounding, also on the CPU
     ],
 )
 def test_less_exact_outputs_are_not_wrong(precision: str, found: float, others: list[float]) -> None:
@@ -49,7 +49,7 @@ def test_less_exact_outputs_are_not_wrong(precision: str, found: float, others: 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("found", [0.0, -3.0, -438.0, -math.inf])
 def test_outputs_that_are_wrong(precision: str, found: float) -> None:
-    """Zeros have 0 dB, what is unrelated -3 dB, and an overflow less."""
+    """Zeros have 0 dB, unrelated outputs have -3 dB, and an overflow has less."""
     said = what_is_wrong(precision, found, [])
     assert said.startswith(f"SQNR {found:.1f} dB against the original; right outputs in {precision} have ")
 
@@ -62,15 +62,15 @@ def sqnr_of(outputs: Any, reference: Any) -> float:
     return math.inf if found is None else found
 
 
-def test_zeros_and_noise_have_the_sqnr_that_the_bounds_go_by() -> None:
+def test_zeros_and_noise_have_the_sqnr_behind_the_bounds() -> None:
     rng = np.random.default_rng(0)
     right, other = rng.standard_normal((2, 20, 1000))
     assert sqnr_of(np.zeros_like(right), right) == pytest.approx(0)
     assert sqnr_of(other, right) == pytest.approx(-3, abs=0.1)
 
 
-def test_maps_that_are_all_but_empty_on_some_images_do_not_decide() -> None:
-    """Right outputs of a text detector: the mean of the images' own cosines is 0.5, the SQNR of the set 29 dB."""
+def test_maps_that_are_almost_empty_on_some_images_do_not_decide() -> None:
+    """Right outputs of a text detector: the mean cosine of the images is 0.5, but the SQNR of the set is 29 dB."""
     rng = np.random.default_rng(0)
     reference = rng.random((10, 1000))
     reference[::2] *= 1e-6
@@ -130,7 +130,7 @@ def at(precision: str, graph: Graph) -> Artifact:
 
 
 def changed(graph: Graph, name: str, value: float) -> Graph:
-    """A copy in which a layer's weights are multiplied by this."""
+    """A copy in which the weights of a layer are multiplied by a factor."""
     made = graph.copy()
     made.layer(name).weights["weight"] = (made.layer(name).array("weight") * value).astype(np.float32)
     return made
@@ -144,7 +144,7 @@ def test_the_first_wrong_layer_is_named(name: str, kind: str, value: float) -> N
     assert first_wrong_layer(small(), at("bf16", changed(small(), name, value)), few(3)) == f"{name} ({kind})"
 
 
-def test_noise_that_grows_from_layer_to_layer_is_no_layers_fault() -> None:
+def test_gradually_growing_noise_is_not_attributed_to_a_layer() -> None:
     graph = rough = network("\n".join(f"Convolution c{i} 1 1 b{i} b{i + 1} 0=8 1=1 6=64" for i in range(8))
                     .replace("b0 ", "in0 ").replace("6=64", "6=32", 1))  # fmt: skip
     for i in range(8):
@@ -155,7 +155,7 @@ def test_noise_that_grows_from_layer_to_layer_is_no_layers_fault() -> None:
 
 
 def test_int8_between_layers_of_a_mixed_network_is_compared() -> None:
-    """c2 hands int8 on to d1: where bf16 is allowed, ncnn gives it out as int8."""
+    """c2 outputs int8 to d1. If bf16 is allowed, ncnn returns this blob as int8."""
     graph = small()
     int8 = nk.quantize(graph, nk.calibrate(graph, samples(8)))
     for layer in int8.layers:
@@ -168,7 +168,7 @@ def test_int8_between_layers_of_a_mixed_network_is_compared() -> None:
     assert all((found[name] or 99) > (alone[name] or 99) - 6 for name in found)
 
 
-def test_large_blobs_are_brought_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_blobs_are_transferred_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = small()
     whole = layer_errors(graph, at("bf16", graph), few(2), int8_only=False)
     asked: list[list[str]] = []
@@ -201,8 +201,8 @@ GROUPED = """
 """
 
 
-def test_large_blobs_are_compared_at_some_of_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All places of a full-HD network's blobs would take gigabytes."""
+def test_large_blobs_are_compared_at_some_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All positions of a full-HD network's blobs would take gigabytes."""
     rough = changed(small(), "c2", 1.1)
     whole = layer_errors(small(), rough, few(3), int8_only=False)
     compared: list[int] = []
@@ -226,7 +226,7 @@ def test_nan_in_a_layer_is_not_exact() -> None:
 
 
 def test_a_grouped_convolution_in_bf16_is_right_or_named() -> None:
-    """ncnn computes it wrongly on x86, with and without AVX512-BF16, as a single layer shows."""
+    """ncnn computes it wrongly on x86, with and without AVX512-BF16, even as a single layer."""
     graph, inputs, noise = network(GROUPED), samples(3, (32, 12, 12)), Noise()
     with nk.Session(graph, precision="fp32") as one, nk.Session(graph, precision="bf16") as other:
         for x in inputs:
@@ -239,8 +239,8 @@ def test_a_grouped_convolution_in_bf16_is_right_or_named() -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the kernel that is wrong is x86's")
-def test_a_kernel_of_ncnns_that_is_wrong_is_named() -> None:
-    """x86 writes the outputs of a grouped int8 convolution in blocks of another size than it made room for."""
+def test_a_wrong_kernel_of_ncnn_is_named() -> None:
+    """On x86, ncnn writes the outputs of a grouped int8 convolution in blocks of another size than it allocates."""
     graph, inputs = network(GROUPED), samples(3, (32, 12, 12))
     wrong = nk.quantize(graph, nk.calibrate(graph, inputs), target="vulkan")
     assert first_wrong_layer(graph, wrong, ArraySamples((inputs,))) == "g (ConvolutionDepthWise)"

@@ -1,4 +1,4 @@
-"""Zero points: the lowered network computes what it did, int8 errs less with it, what must stay stays."""
+"""Zero points: the lowered network computes the same, int8 has a smaller error, and fixed blobs stay."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def near(found: Array, expected: Array) -> bool:
 
 
 @pytest.mark.parametrize("kind", LOWERED)
-def test_the_lowered_network_computes_what_it_did(kind: str) -> None:
+def test_the_lowered_network_computes_the_same(kind: str) -> None:
     text, signs = LOWERED[kind]
     graph, inputs = network(text), samples(3, (4, 5, 6))
     lowering = Lowering(graph)
@@ -142,18 +142,18 @@ def test_the_lowered_network_computes_what_it_did(kind: str) -> None:
     st.sampled_from(sorted(LOWERED)), st.booleans(), st.lists(st.just(0.0) | st.floats(0, 5), min_size=1, max_size=4)
 )
 @settings(deadline=None, max_examples=5)
-def test_the_network_stays_equal_whatever_the_offsets(kind: str, pads: bool, values: list[float]) -> None:
+def test_the_network_computes_the_same_for_any_offsets(kind: str, pads: bool, values: list[float]) -> None:
     graph, inputs = network(LOWERED[kind][0]), samples(1, (4, 5, 6), seed=4)
     lowering = Lowering(graph, pads=pads)
     offsets = dict(zip(lowering.groups, np.resize(values, len(lowering.groups)).tolist()))
     expected = outputs(graph, inputs)
     error = np.abs(outputs(lowering.apply(offsets), inputs) - expected).max()
-    # An offset much larger than the values costs fp32 digits of its own.
+    # An offset much larger than the values loses digits of fp32.
     assert error <= 1e-5 * max(np.abs(expected).max(), *values)
 
 
 @pytest.mark.parametrize("kind", LOWERED)
-def test_where_kernels_do_not_pad_what_is_padded_is_left_alone(kind: str) -> None:
+def test_padded_blobs_are_not_lowered_if_kernels_cannot_pad(kind: str) -> None:
     graph = network(LOWERED[kind][0])
     lowering = Lowering(graph, pads=False)
     assert not any(group.padded for group in lowering.groups)
@@ -162,7 +162,7 @@ def test_where_kernels_do_not_pad_what_is_padded_is_left_alone(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", FIXED)
-def test_what_must_not_be_lowered_is_not(kind: str) -> None:
+def test_fixed_blobs_are_not_lowered(kind: str) -> None:
     graph = network(FIXED[kind])
     lowering = Lowering(graph)
     left = {blob for group in lowering.groups for blob in group.blobs}
@@ -176,7 +176,7 @@ def test_inputs_and_outputs_are_never_lowered() -> None:
             assert not group.blobs & {"in0", "out0"}
 
 
-def test_another_version_of_the_network_is_lowered_as_well() -> None:
+def test_another_version_of_the_network_can_be_lowered() -> None:
     graph, inputs = network(LOWERED["residual"][0]), samples(2, (4, 5, 6))
     rounded = rounded_weights(graph, make_table(graph, calibrate(graph, [inputs], threads=1)))
     lowering = Lowering(graph)
@@ -187,7 +187,7 @@ def test_another_version_of_the_network_is_lowered_as_well() -> None:
 
 # ------------------------------------------------------------------------------------------------------------- int8
 
-# Readers of one blob, each with an output of its own; the padded ones turn it round.
+# Readers of one blob, each with its own output. The padded readers negate it.
 READERS = {
     "padded": """
         Convolution p3 1 1 {} {} 0=16 1=3 4=1 5=1 6=1152
@@ -211,12 +211,12 @@ READERS = {
 
 
 def whole_steps() -> Array:
-    """Inputs that int8 holds exactly at scale 1."""
+    """Inputs that int8 represents exactly with scale 1."""
     return np.rint(samples(4, (4, 9, 9)) * 40).clip(-127, 127)
 
 
 def reading(head: str, readers: str) -> tuple[Graph, Table]:
-    """A network whose weights int8 holds exactly, and its table."""
+    """A network with weights that int8 represents exactly, and its table."""
     lines = [line.strip() for line in readers.splitlines() if line.strip()]
     copies = [f"x{i}" for i in range(len(lines))]
     text = "".join(line.format(copy, f"out{i}") + "\n" for i, (line, copy) in enumerate(zip(lines, copies)))
@@ -229,7 +229,7 @@ def reading(head: str, readers: str) -> tuple[Graph, Table]:
 
 @pytest.mark.parametrize("chained", [False, True], ids=["alone", "chained"])
 @pytest.mark.parametrize("kind", READERS)
-def test_int8_errs_less_on_lowered_activations(kind: str, chained: bool) -> None:
+def test_int8_has_a_smaller_error_on_lowered_activations(kind: str, chained: bool) -> None:
     graph, table = reading(RELU6.replace("6.0", "99.0") if chained else HEAD, READERS[kind])
     table = table if chained else table.without({"c0"})
     inputs, names = whole_steps(), graph.outputs
@@ -267,7 +267,7 @@ def test_the_padding_of_an_int8_layer_is_in_steps(offset: float, scale: float) -
 
 @pytest.mark.parametrize("kind", ["padded", "not padded"])
 @pytest.mark.parametrize("head", ["relu", "bounded", "narrow"])
-def test_an_activation_goes_where_saturation_does_the_same(kind: str, head: str) -> None:
+def test_an_activation_is_removed_if_saturation_does_the_same(kind: str, head: str) -> None:
     text = {"relu": HEAD, "bounded": RELU6.replace("6.0", "20.0"), "narrow": RELU6.replace("6.0", "9.0")}[head]
     graph, table = reading(text, READERS[kind].strip().splitlines()[0])
     (reader,) = (name for name in table.inputs if name != "c0")

@@ -1,7 +1,7 @@
-"""Writes the program that ships: a CMake project in C++, or one file of Python, around a model.
+"""Writes an app: a program around a model, as a CMake project in C++ or as Python files.
 
-The folders ``cpp`` and ``python`` beside this file are those projects. Files that end in ``.jinja`` are Jinja2
-templates and lose that ending; all others are copied as they are.
+The folders ``cpp`` and ``python`` beside this file are these projects. Files that end in ``.jinja`` are Jinja2
+templates, and are written without that suffix. All other files are copied.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Language = Literal["cpp", "python"]
 LANGUAGES: tuple[Language, ...] = ("cpp", "python")
 
 RECORD = "app.json"
-"""The files of an app and their hashes; where it lies, the folder is an app's."""
+"""The file with the hashes of an app's files. A folder that contains it is an app."""
 
 _HOME = Path(__file__).parent
 
@@ -49,27 +49,28 @@ def make_app(
     """Write the project of a program that runs a model.
 
     Args:
-        model: an Artifact, a Graph, or the path of a ``.param``, whose card holds the options, the preprocessing and
-            the class names. Or a run folder or its run.json: then the app holds all models of the variant's device.
-        folder: where to write: a new or empty folder, or an app's as it was written, which is replaced. What else lies
-            beside its files and folders, as ``build``, stays.
-        variant: of a run: a variant's name, as ``int8-vulkan``, or a precision, which means its CPU variant. By default
-            it is the recommended one.
+        model: an Artifact, a Graph, or the path of a ``.param``; its card gives the options, the preprocessing and the
+            class names. Or a run folder or its run.json: the app then contains all models of the variant's device.
+        folder: a new or empty folder, or the folder of an app that was not changed, which is replaced. Other files and
+            folders in it, such as ``build``, are kept.
+        variant: of a run: the name of a variant, such as ``int8-vulkan``, or a precision, which means its CPU variant.
+            By default the recommended variant.
         lang: ``cpp`` or ``python``.
-        embed: the model becomes part of the program by default; ``cpp`` only.
-        images: of a model that is no run: a few of them become the examples of the program's self-test, with what the
-            model makes of them on this machine. A run has examples of its own, with the original's outputs.
-        extras: parts of a C++ program that not everybody needs: ``streams`` or ``camera``.
+        embed: whether the model is compiled into the program; ``cpp`` only.
+        images: if ``model`` is not a run: a few of these images become the examples of the program's self-test. Their
+            expected outputs are those of the model on this machine. A run has examples of its own, with the outputs of
+            the original.
+        extras: optional parts of a C++ program, see :data:`~ncnnkit.app.parts.EXTRAS`.
 
     Returns:
         The model that the program runs by default.
 
     Raises:
         FormatError: there is neither a run nor a model, or its files are missing or corrupt.
-        RecipeError: no such variant or language.
-        ModelError: the variant has no model, or an input has an unknown shape, or there are several and images are
-            cut into tiles, in C++.
-        StorageError: ``folder`` holds something else or an app that was changed, or cannot be written.
+        RecipeError: there is no such variant, language or part.
+        ModelError: the variant has no model, the shape of an input is unknown, or a program in C++ would have to cut
+            images into tiles for a network with several inputs.
+        StorageError: ``folder`` contains other files or an app that was changed, or it cannot be written.
 
     Example:
         >>> nk.make_app("model.param", "myapp", lang="python").name  # for the files of a run: nk.make_app("out", ...)
@@ -85,7 +86,7 @@ def make_app(
     facts = facts_of(shipped)
     parts = parts_of(shipped, facts, embed, tuple(extras))
     if lang == "cpp" and parts >= {"several", "tiles"}:
-        what = "an app in C++ cuts no images into tiles where the network has several inputs"
+        what = "an app in C++ cannot cut images into tiles for a network with several inputs"
         raise ModelError(what, where=shipped.name, hint="--lang python")
     with staging(Path(folder), RECORD, files_of_app) as new:
         write_models(shipped, new / "models")
@@ -99,7 +100,7 @@ def make_app(
 
 
 def values_of(facts: Facts, parts: frozenset[str]) -> dict[str, object]:
-    """What the templates of a program read."""
+    """The variables of a program's templates."""
     return {
         "facts": facts,
         "preprocess": facts.inputs[facts.main].preprocess,
@@ -113,15 +114,15 @@ def values_of(facts: Facts, parts: frozenset[str]) -> dict[str, object]:
 def write_models(shipped: Shipment, models: Path) -> None:
     """Write the models' files, the class names, ``variants.txt`` and ``checksums.txt``.
 
-    A line of ``variants.txt`` is name, precision, backend, model, and the bounds of its self-test. One of
-    ``checksums.txt`` is the CRC-32 and the name of a ``.param`` or ``.bin``; the program checks it when it loads that
-    file.
+    A line of ``variants.txt`` is: name, precision, backend, model, and the bounds of the self-test. A line of
+    ``checksums.txt`` is: the CRC-32 and the name of a ``.param`` or ``.bin``. The program checks the CRC-32 when it
+    loads the file.
 
     Raises:
         FormatError: a model's file is missing.
     """
     models.mkdir()
-    # Of several variants of a file, the card says the one that the app was made for.
+    # If several variants share a file, its card is that of the variant for which the app is made.
     for row in {row.stem: row for row in (*shipped.models, shipped.chosen)}.values():
         param = models / f"{row.stem}.param"
         if row.model.param is None:
@@ -153,13 +154,13 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def files_of_app(folder: Path) -> set[str]:
-    """The files and folders that belong to the app in a folder: those that its app.json lists, and app.json.
+    """The files and folders that belong to the app in a folder: those in its app.json, and app.json itself.
 
     Returns:
-        Their names in ``folder``; empty if there is no folder or nothing in it.
+        Their names in ``folder``; empty if the folder does not exist or is empty.
 
     Raises:
-        StorageError: the folder holds no app, or one that was changed: replacing it would lose what a user wrote.
+        StorageError: the folder contains no app, or an app that was changed. Replacing it would lose a user's work.
     """
     if not folder.is_dir() or not content(folder):
         return set()

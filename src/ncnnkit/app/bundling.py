@@ -1,4 +1,4 @@
-"""Python files that stand alone: the modules of ncnnkit that a file imports come along, as far as they are needed."""
+"""Makes Python files standalone: copies the modules of ncnnkit that a file imports, without unused functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import onboard
 
 PARTS = "parts"
-"""The package that the modules become."""
+"""The package of the copied modules."""
 
 _SOURCES = Path(onboard.__file__).parents[1]
 _PACKAGE = __name__.partition(".")[0]
@@ -19,11 +19,14 @@ _TASKS = f"{__name__.rpartition('.')[0]}.python_tasks"
 
 
 def standalone(text: str, kind: str) -> dict[str, str]:
-    """Files that need nothing of ncnnkit: path -> code. That of ``text`` has the path ``""``.
+    """Make files that do not need ncnnkit.
 
     Args:
-        text: a file.
-        kind: the module of ``python_tasks`` that takes the place of ``classification``, as ``parts/task.py``.
+        text: the code of a file.
+        kind: the module of ``python_tasks`` that replaces ``classification``; it becomes ``parts/task.py``.
+
+    Returns:
+        path -> code. The path of ``text`` is ``""``.
     """
     bundle = _Bundle(kind)
     bundle.add("", text, f"{_PACKAGE}.{Path(__file__).parent.name}.python")
@@ -38,9 +41,9 @@ def standalone(text: str, kind: str) -> dict[str, str]:
 
 
 Use = tuple[str, str]
-"""A module and a name in it, or :data:`ANY` and the name of an attribute."""
+"""(a module, a name in it), or (:data:`ANY`, the name of an attribute)."""
 ANY = "."
-"""Represents any object, because the object of an attribute is unknown."""
+"""Stands for any object, because the object of an attribute is unknown."""
 
 
 @dataclass
@@ -48,10 +51,10 @@ class _Module:
     """A module that becomes a file.
 
     Attributes:
-        begin: its docstring's first paragraph, and ``from __future__``.
-        code: the rest, without its imports at the top.
-        imports: name of a module that is not ncnnkit's -> the names that are imported from it; "" for itself, and
-            "as NAME" for itself under that name.
+        begin: the first paragraph of its docstring, and ``from __future__``.
+        code: the rest, without the imports at the top.
+        imports: name of a module outside ncnnkit -> the names that are imported from it. "" means the module itself,
+            and "as NAME" the module under that name.
         parts: name of a module in :data:`PARTS` -> the names that are imported from it.
     """
 
@@ -66,11 +69,11 @@ class _Bundle:
 
     def __init__(self, kind: str) -> None:
         self.modules: dict[str, _Module] = {}
-        self._names: dict[str, str] = {}  # of a module of ncnnkit -> in PARTS
+        self._names: dict[str, str] = {}  # name of a module of ncnnkit -> its name in PARTS
         self._kind = kind
 
     def add(self, name: str, text: str, package: str) -> None:
-        """Add a module of a package, and those of ncnnkit that it imports."""
+        """Add a module of a package, and the modules of ncnnkit that it imports."""
         lines, body = text.splitlines(keepends=True), ast.parse(text).body
         after = next(node.end_lineno or 0 for node in body if isinstance(node, ast.ImportFrom))
         said = f'"""{(ast.get_docstring(ast.parse(text)) or "").partition(chr(10) * 2)[0]}"""'
@@ -83,7 +86,7 @@ class _Bundle:
         module.code = "".join(lines[after:])
 
     def _take(self, node: ast.Import | ast.ImportFrom, module: _Module, package: str) -> None:
-        """Note an import, and add its module if that is ncnnkit's."""
+        """Record an import, and add its module if it belongs to ncnnkit."""
         if isinstance(node, ast.Import):
             for alias in node.names:
                 module.imports.setdefault(alias.name, set()).add(f"as {alias.asname}" if alias.asname else "")
@@ -104,7 +107,7 @@ class _Bundle:
         module.parts.setdefault(self._names[name], set()).update(names)
 
     def used(self) -> set[Use]:
-        """What is used by statements that do something, and what these use."""
+        """All names that statements with an effect use, directly or through other functions and classes."""
         uses: list[tuple[set[Use] | None, set[Use]]] = []
         for name, module in self.modules.items():
             origin = {each: part for part, names in module.parts.items() for each in names}
@@ -122,7 +125,7 @@ class _Bundle:
 
 
 def _import_lines(module: _Module, code: str) -> Iterator[str]:
-    """Import statements for the names that the code of a module uses: of Python, of others, of :data:`PARTS`."""
+    """Import statements for the names that a module's code uses: standard library, numpy, then :data:`PARTS`."""
     used = _names(ast.parse(code))
     own: list[str] = []
     others: list[str] = []
@@ -149,25 +152,25 @@ def _wrapped(begin: str, names: list[str]) -> str:
 
 
 def _without_unused(module: _Module, name: str, used: set[Use]) -> str:
-    """The code of a module without functions, classes, methods and constants that nothing uses."""
+    """The code of a module without unused functions, classes, methods and constants."""
     lines = module.code.splitlines(keepends=True)
     dropped = False
     for node in ast.parse(module.code).body:
         own = _own(node, name, ())
-        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)  # of what is before it
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)  # of the statement before it
         dropped = dropped if docstring else own is not None and not own & used
         for part in [node] if dropped else [each for each in _methods(node) if (ANY, each.name) not in used]:
             first = min([part.lineno, *(each.lineno for each in getattr(part, "decorator_list", []))]) - 1
             while first and lines[first - 1].startswith("#") and not _is_rule(lines[first - 1]):
                 first -= 1
-            first -= part is not node  # a method, and the empty line before it
+            first -= part is not node  # also remove the empty line before a method
             lines[first : part.end_lineno] = [""] * ((part.end_lineno or 0) - first)
     text = "".join(line for line in lines if not _is_rule(line))
     return re.sub(r"\n{4,}", "\n\n\n", text)
 
 
 def _is_rule(line: str) -> bool:
-    """Whether it is a line across the page, with the name of what follows."""
+    """Whether it is a separator line with a heading."""
     return line.startswith("# ----")
 
 
@@ -176,7 +179,7 @@ def _names(node: ast.AST) -> set[str]:
 
 
 def _walk(node: ast.AST, without: Sequence[ast.AST]) -> Iterator[ast.AST]:
-    """A node and all in it, without some parts."""
+    """A node and all nodes in it, without some children."""
     yield node
     for part in ast.iter_child_nodes(node):
         if part not in without:
@@ -184,14 +187,14 @@ def _walk(node: ast.AST, without: Sequence[ast.AST]) -> Iterator[ast.AST]:
 
 
 def _methods(node: ast.stmt) -> list[ast.FunctionDef]:
-    """The methods of a class that somebody must call by their names: those of a base class, Python may call."""
+    """The methods of a class that are only called by name. If there is a base class, its code may call any method."""
     if not isinstance(node, ast.ClassDef) or node.bases:
         return []
     return [each for each in node.body if isinstance(each, ast.FunctionDef) and not each.name.startswith("__")]
 
 
 def _own(node: ast.stmt, module: str, methods: Sequence[ast.stmt]) -> set[Use] | None:
-    """What a statement defines; None for one that does something."""
+    """The names that a statement defines; None for a statement with an effect."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {(ANY if node in methods else module, node.name)}
     if isinstance(node, ast.Assign | ast.AnnAssign):

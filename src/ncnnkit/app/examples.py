@@ -1,4 +1,4 @@
-"""The examples that an app is tested with: inputs, what the original makes of them, and how near a model must come."""
+"""The examples of an app's self-test: inputs, the outputs of the original, and the bounds of the figures."""
 
 from __future__ import annotations
 
@@ -28,15 +28,19 @@ from .models import Shipped
 from .python_tasks.common import Tile
 
 FOLDER = "examples"
-"""Where they are in an app: N.txt, and the file that it names."""
+"""The folder of the examples in an app: files N.txt, and the input files that they name."""
 MARGIN_DB = 3.0
-"""How much noisier than measured a model may be: other kernels for the same precision round otherwise."""
+"""The bound is so many dB below the measured SQNR, because other kernels for the same precision round differently."""
 ENOUGH_DB = 60.0
-"""More is asked of no model: fp32 differs more from one processor to another."""
+"""The highest bound. Above it, the differences between processors in fp32 would count."""
 
 
 def examples_of_images(model: Artifact, images: str | Path) -> Examples:
-    """Examples of images, with what the model itself makes of them on this machine.
+    """Make examples of images. Their outputs are those of the model itself on this machine.
+
+    Args:
+        model: the model.
+        images: a folder or a file.
 
     Raises:
         ImageError: there is no usable image.
@@ -57,8 +61,9 @@ def examples_of_images(model: Artifact, images: str | Path) -> Examples:
 def bounds(row: Shipped, examples: Examples) -> tuple[float, float]:
     """The least SQNR of a variant's outputs in dB, and the least agreement of its answers, from 0 to 1.
 
-    The SQNR is what was measured on these examples, less :data:`MARGIN_DB`; what its precision must have where nothing
-    was measured. Few examples say little of agreement, so it only has to be that of a working decoder.
+    The least SQNR is :data:`MARGIN_DB` below the SQNR that was measured on these examples. If nothing was measured, it
+    is the least SQNR of the precision. The least agreement only shows that the decoder works: there are too few
+    examples to test more.
     """
     precision = PRECISIONS[row.model.precision]
     measured = (examples.sqnr_db or {}).get(row.variant or row.name)
@@ -69,11 +74,12 @@ def bounds(row: Shipped, examples: Examples) -> tuple[float, float]:
 
 
 def write_examples(examples: Examples, facts: Facts, folder: Path) -> None:
-    """Write the examples of an app: a text for each, and its inputs beside it.
+    """Write the examples of an app: a text file for each, and its input files.
 
-    A line of a text is a word and what it is about: ``file`` that of an input, ``output`` the compared values of
-    an output (:func:`~ncnnkit.record.examples.checked`), and what the original found: ``score``, ``box``, ``points``,
-    ``embedding``, ``picture``, a file, or ``nothing``, as ``src/selftest.cpp`` reads it.
+    Each line of a text file begins with a word. ``file`` is followed by the name of an input file, ``output`` by the
+    compared values of an output (:func:`~ncnnkit.record.examples.checked`). The other lines are the prediction of the
+    original: ``score``, ``box``, ``points`` and ``embedding`` with numbers, ``picture`` with the name of an image file,
+    or ``nothing``. ``src/selftest.cpp`` reads them.
     """
     if not examples.rows:
         return
@@ -91,7 +97,7 @@ def write_examples(examples: Examples, facts: Facts, folder: Path) -> None:
 
 
 def is_whole(example: Example, facts: Facts) -> bool:
-    """Whether the outputs are of the whole image; else of its first tile, and the program's answer is of all tiles."""
+    """Whether the outputs belong to the whole image. If not, they belong to its first tile, and there is no answer."""
     how, place = facts.inputs[facts.main].preprocess, example.placement
     if how is None or place is None or not isinstance(how.crop, Tiles):
         return True
@@ -99,12 +105,12 @@ def is_whole(example: Example, facts: Facts) -> bool:
 
 
 def words(values: object) -> str:
-    """Numbers with the digits of a float32."""
+    """Numbers as text, with all digits of a float32."""
     return " ".join(f"{value:.9g}" for value in np.asarray(values, np.float64).reshape(-1).tolist())
 
 
 def answer(example: Example, facts: Facts, picture: Path) -> Iterator[str]:
-    """What the original found, a line each, as the Python app decodes it. An image that it makes is written."""
+    """Lines with the prediction of the original, decoded by the code of the Python app. An image is written as file."""
     module = importlib.import_module(f".python_tasks.{facts.task.kind}", __package__)
     found = module.answer([Tile(list(example.outputs), example.placement or whole(facts))], as_read(facts))
     said = module.describe(found, (), 1)
@@ -135,7 +141,7 @@ def as_read(facts: Facts) -> dict[str, Any]:
 
 
 def whole(facts: Facts) -> Placement:
-    """Where an array lies in the input: everywhere."""
+    """The placement of an array, which fills the whole input."""
     main = facts.inputs[facts.main]
     shape = main.shape
     last = main.preprocess is not None and main.preprocess.layout == "hwc"

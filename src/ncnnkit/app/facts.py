@@ -1,4 +1,4 @@
-"""What a program knows of its model: ``src/model.h`` in C++, ``infer.json`` in Python."""
+"""The facts about a model that are written into its program: ``src/model.h`` in C++, ``infer.json`` in Python."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Input:
 
     Attributes:
         blob: its name in ncnn; any characters.
-        name: by which a user gives it: that in the original.
+        name: its name in the original, which the user of the program types.
         shape: without a batch axis.
-        preprocess: how an image or an array becomes it; None: it takes arrays, which are fed as they are.
+        preprocess: how an image or an array is prepared; None if the input takes arrays, which are fed unchanged.
     """
 
     blob: str
@@ -37,7 +37,7 @@ class Input:
 
     @property
     def takes_images(self) -> bool:
-        """Whether an image can become it."""
+        """Whether the input takes images."""
         return self.preprocess is not None and self.preprocess.color != NO_IMAGE
 
 
@@ -47,8 +47,8 @@ class Output:
 
     Attributes:
         blob: its name in ncnn; any characters.
-        file: what distinguishes its file from those of other outputs; safe in file names.
-        row: the number of values in a row of an output that has no rows where nothing is detected; 0: it always has
+        file: suffix of the name of its file, which distinguishes it from those of other outputs.
+        row: the number of values in a row, if the output has no rows when nothing is detected; 0 if it always has
             values.
     """
 
@@ -59,15 +59,15 @@ class Output:
 
 @dataclass(frozen=True)
 class Int8Type:
-    """A type of layer that can hold weights of 8 bits. Numbers are ids of params; -1: it has none.
+    """A type of layer that can have 8-bit weights. Integers are ids of params; -1 if there is no such param.
 
     Attributes:
         name: the type.
         term: the param that says whether the weights have 8 bits.
-        calibrated: whether it reads int8, too.
-        chains: whether its output is int8 if ``term`` is above ``Facts.requantised``.
-        pad_value: what an int8 blob is padded with.
-        widens: the storage in which it computes although its output is fp32; empty: none.
+        calibrated: whether its input is int8, too.
+        chains: whether its output is int8 (requantised) if ``term`` is above ``Facts.requantised``.
+        pad_value: the param with the padding value of an int8 blob.
+        widens: the storage in which it computes although its output is fp32; empty if there is none.
     """
 
     name: str
@@ -80,14 +80,14 @@ class Int8Type:
 
 @dataclass(frozen=True)
 class StorageIds:
-    """How a ``.param`` says what is stored how; see ``onboard/storages.py``.
+    """Ids and values with which a ``.param`` gives the storage types of blobs; see ``onboard/storages.py``.
 
     Attributes:
         cast: the type of layer that converts.
-        type_from, type_to: its params.
-        fp16, bf16, int8: values of these.
-        featmask: the param of any layer that masks features.
-        no_fp16, no_bf16: bits of it.
+        type_from, type_to: ids of its params.
+        fp16, bf16, int8: values of these params.
+        featmask: id of the param of any layer that switches features off.
+        no_fp16, no_bf16: bits of that param.
     """
 
     cast: str
@@ -115,29 +115,29 @@ class Release:
 
 
 RELEASE = Release("1.0.20261020", "ad8cdd63e9755cfa8e23b9b6d9ce46156077d80298a89e7c3ba325ffccfca200")
-"""What a C++ app builds if no ncnn is installed: the release that ncnnkit is tested with. pip downloads it."""
+"""The ncnn that a C++ app builds if none is installed: the release that ncnnkit is tested with. pip downloads it."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a program knows of its model.
+    """The facts about a model that its program needs.
 
     Attributes:
         model: the network's name.
         variant: precision and backend.
         precision: the precision at which it runs by default.
-        stem: its files' name in ``models/``.
-        ncnn: the version of ncnn that it was measured with; empty: not known.
-        target: the kernels that it was made for; empty: any.
+        stem: name of its files in ``models/``, without suffix.
+        ncnn: the version of ncnn with which it was measured; empty if unknown.
+        target: the kernels for which it was made; empty for any.
         inputs: in the model's order.
-        main: index of the input that the answer is about: the first that takes images, else the first.
+        main: index of the input that the answer is about: the first that takes images, or else the first.
         outputs: in the model's order.
         task: what the program does with the outputs.
-        may_swap: whether resizing swaps its passes as Pillow does from version 13 on.
-        precisions: precision -> ncnn's options, of all models in the app.
-        int8_types: the types of layers that can hold weights of 8 bits.
+        may_swap: whether resizing may do the vertical pass first, as Pillow does from version 13 on.
+        precisions: precision -> ncnn's options, for all models in the app.
+        int8_types: the types of layers that can have 8-bit weights.
         requantised: see :class:`Int8Type`.
-        storage: how a ``.param`` says what is stored how.
+        storage: how a ``.param`` gives the storage types of blobs.
     """
 
     model: str
@@ -158,7 +158,7 @@ class Facts:
 
 
 def facts_of(shipped: Shipment) -> Facts:
-    """What a program must know of its model.
+    """Collect the facts about a model that its program needs.
 
     Raises:
         FormatError: the model's files are corrupt.
@@ -166,7 +166,7 @@ def facts_of(shipped: Shipment) -> Facts:
     """
     chosen, model = shipped.chosen, shipped.chosen.model
     inputs = inputs_of(model)
-    # Blobs that no layer reads count as outputs in ncnn, too; they come after the model's own.
+    # ncnn counts every blob that no layer reads as an output. Such blobs come after the model's own outputs.
     outputs = model.graph.outputs[: len(model.outputs)]
     names, uses = [file_safe(blob) for blob in outputs], model.graph.uses()
     unique = len(set(names)) == len(names)
@@ -179,14 +179,14 @@ def facts_of(shipped: Shipment) -> Facts:
         ),
         purpose_of(model),
         may_swap_passes(model.pillow),
-        # The chosen model's options go before those of the others.
+        # The chosen model comes last, so that its options replace those of other models with its precision.
         {row.model.precision: row.model.options for row in (*shipped.models, chosen)},
         tuple(int8_types()), REQUANTISED, storage_ids(),
     )  # fmt: skip
 
 
 def inputs_of(model: Artifact) -> tuple[Input, ...]:
-    """The network's inputs: names as in the file, shapes as the card says; of several, images are scaled to each.
+    """The network's inputs, with the shapes of the card. If there are several, images are resized to each.
 
     Raises:
         ModelError: the shape of an input is not known or does not fit.
@@ -203,7 +203,7 @@ def inputs_of(model: Artifact) -> tuple[Input, ...]:
 
 
 def how_of(model: Artifact, spec: InputSpec) -> Preprocess | None:
-    """The preprocessing of an input; of several, those have it that take as many channels as it gives."""
+    """The preprocessing of an input. Of several inputs, only those with its number of channels have it."""
     how, axes = model.preprocess, image_axes(spec.shape)
     if how is None or len(model.graph.inputs) == 1:
         return fit(how, (spec,)) if how and how.waits_for_size else how
@@ -211,13 +211,13 @@ def how_of(model: Artifact, spec: InputSpec) -> Preprocess | None:
 
 
 def may_swap_passes(pillow: str) -> bool:
-    """Whether a version of Pillow may resize by height first, which rounds otherwise. Empty: the installed version."""
+    """Whether a version of Pillow may do the vertical pass first, which rounds differently. Empty: the installed."""
     major = pillow.partition(".")[0]
     return int(major if major.isdecimal() else version("Pillow").partition(".")[0]) >= 13
 
 
 def int8_types() -> Iterator[Int8Type]:
-    """Of ``ops.py``, the types of layers that can hold weights of 8 bits."""
+    """The types of layers that can have 8-bit weights, from ``ops.py``."""
     for op in OPS.values():
         terms = [op.by_name[name].id for name in ("int8_scale_term", "quantize_term") if name in op.by_name]
         if terms:
@@ -228,7 +228,7 @@ def int8_types() -> Iterator[Int8Type]:
 
 
 def storage_ids() -> StorageIds:
-    """Of ``ops.py``, how a ``.param`` says what is stored how."""
+    """How a ``.param`` gives the storage types of blobs, from ``ops.py``."""
     cast = OPS["Cast"].by_name
     return StorageIds(
         "Cast", cast["type_from"].id, cast["type_to"].id, CAST_TYPES["fp16"], CAST_TYPES["bf16"], CAST_TYPES["int8"],

@@ -1,4 +1,4 @@
-"""What the C++ of a detector contains: where the numbers of a box are, and which formulas it needs."""
+"""Facts for the C++ code of a detector: where the numbers of a box are, and which formulas are needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..tasks.decoder import Decoder, Layout, Part
 
 _APART: tuple[Part, ...] = ("prototypes", "priors")
-"""What is no part of a row: the program reads their outputs as they are."""
+"""Parts that are not in rows. The program reads their outputs directly."""
 _GRIDDED: tuple[Layout, ...] = ("maps", "planes", "stacks")
 
 
@@ -17,11 +17,11 @@ class Source:
     """An output that fills some columns of the rows.
 
     Attributes:
-        output: its index.
+        output: index of the output.
         begin: the first of these columns.
         wide: the number of these columns.
-        layout: how the numbers lie in the output.
-        each: boxes of a cell of its grid; 1 if it is on none.
+        layout: the order of the numbers in the output.
+        each: the number of boxes per cell of its grid; 1 without a grid.
     """
 
     output: int
@@ -33,15 +33,15 @@ class Source:
 
 @dataclass(frozen=True)
 class BoxHead:
-    """How a detector's outputs become rows with all numbers of a box, and what the formulas need.
+    """How a detector's outputs become rows, each with all numbers of a box, and what the formulas need.
 
     Attributes:
         decoder: the decoder.
-        sources: the outputs that fill the rows, in the decoder's order. Those that begin at the same column are
-            levels: their rows follow each other.
+        sources: the outputs that fill the rows, in the decoder's order. Outputs with the same first column are levels
+            of a pyramid, and their rows are concatenated.
         wide: the length of a row.
         begins: part -> its first column.
-        apart: ``prototypes`` and ``priors`` -> their output.
+        apart: ``prototypes`` or ``priors`` -> index of the output.
     """
 
     decoder: Decoder
@@ -52,12 +52,12 @@ class BoxHead:
 
     @property
     def layouts(self) -> list[Layout]:
-        """The layouts of the sources, each once."""
+        """The distinct layouts of the sources."""
         return list(dict.fromkeys(source.layout for source in self.sources))
 
     @property
     def groups(self) -> int:
-        """The number of first columns."""
+        """The number of distinct first columns."""
         return len({source.begin for source in self.sources})
 
     @property
@@ -67,7 +67,7 @@ class BoxHead:
 
     @property
     def points_on_anchors(self) -> bool:
-        """Whether keypoints are measured from an anchor."""
+        """Whether keypoints are relative to an anchor."""
         return "keypoints" in self.begins and self.decoder.origin != "image" and (self.priors or self.gridded)
 
     @property
@@ -97,7 +97,10 @@ class BoxHead:
 
 
 def box_head(decoder: Decoder) -> BoxHead:
-    """What the C++ of a detector contains.
+    """The facts for the C++ code of a detector.
+
+    Args:
+        decoder: of the kind ``boxes``.
 
     Example:
         >>> from ncnnkit.tasks import presets

@@ -1,4 +1,4 @@
-"""The models that an app holds: those of a run's device, or one model at each precision it can run at."""
+"""The models in an app: those of one device of a run, or one model at each precision at which it can run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ class Shipped:
     """A model in an app.
 
     Attributes:
-        model: the model at the precision it is to run at.
-        backend: where it is to run, ``cpu`` or ``vulkan``.
-        stem: the name of its files in ``models/``, without the endings: of characters that mean nothing to a shell, to
-            CMake or to C++.
-        variant: of a run: its name there, which is unlike :attr:`name` on further devices; else empty.
+        model: the model, at the precision at which it runs.
+        backend: where it runs, ``cpu`` or ``vulkan``.
+        stem: the name of its files in ``models/``, without suffix. Its characters need no escape in a shell, CMake or
+            C++.
+        variant: the name of its variant in the run, which differs from :attr:`name` on further devices; empty without a
+            run.
     """
 
     model: Artifact
@@ -36,19 +37,19 @@ class Shipped:
 
     @property
     def name(self) -> str:
-        """Precision and backend, as ``int8-vulkan``."""
+        """Precision and backend, such as ``int8-vulkan``."""
         return f"{self.model.precision}-{self.backend}"
 
 
 @dataclass(frozen=True, eq=False)
 class Shipment:
-    """What an app is made of.
+    """The contents of an app.
 
     Attributes:
         name: of the network.
         chosen: the model that the program runs by default.
-        models: all models, the chosen one among them.
-        examples: what the program is tested with.
+        models: all models, including the chosen one.
+        examples: for the program's self-test.
     """
 
     name: str
@@ -58,27 +59,28 @@ class Shipment:
 
 
 def shipment(model: Artifact | Graph | str | Path, variant: str | None = None) -> Shipment:
-    """What to ship of a model.
+    """Find the contents of an app.
 
     Args:
         model: an Artifact, a Graph, the path of a ``.param``, or a run folder or its run.json.
-        variant: of a run: a variant's name, as ``int8-vulkan``, or a precision, which means its CPU variant; the
-            recommended one by default.
+        variant: of a run: the name of a variant, such as ``int8-vulkan``, or a precision, which means its CPU variant.
+            By default the recommended variant.
 
     Raises:
-        FormatError: neither a run nor a model is there, or a file of it is missing or corrupt.
-        RecipeError: there is no such variant, or a variant is asked of something that is no run.
+        FormatError: there is neither a run nor a model, or a file of it is missing or corrupt.
+        RecipeError: there is no such variant, or a variant is given although ``model`` is not a run.
         ModelError: the variant has no model.
     """
     if isinstance(model, str | Path) and Path(model).suffix != ".param":
         return of_run(Path(model), variant)
     if variant is not None:
-        raise RecipeError("--variant names a variant of a run", hint="give the run folder, or leave it out")
+        hint = "give the run folder, or leave out --variant"
+        raise RecipeError("--variant names a variant of a run, and this is a model", hint=hint)
     return of_artifact(Artifact.of(model))
 
 
 def of_artifact(model: Artifact) -> Shipment:
-    """A model, at each precision that it can run at; its own is chosen."""
+    """A model at each precision at which it can run. Its own precision is the default."""
     backend = "vulkan" if model.target == "vulkan" else "cpu"
     stem = file_safe(model.param.stem) if model.param else "model"
     own = (model.precision, *(name for name in model.precisions if name != model.precision))
@@ -87,13 +89,13 @@ def of_artifact(model: Artifact) -> Shipment:
 
 
 def of_run(out: Path, name: str | None) -> Shipment:
-    """A run's variants of one device that have a model, fp32 on the CPU first."""
+    """The variants of one device of a run that have a model. fp32 on the CPU comes first."""
     run = load_run(out)
     home = out if out.is_dir() else out.parent
     chosen = choose(run, name, home)
     rows = [row for row in run.variants if row.files and row.device == chosen.device]
-    rows.sort(key=lambda row: (row.precision, row.backend) != ("fp32", "cpu"))  # what others are compared with
-    # A card knows the first device's ncnn.
+    rows.sort(key=lambda row: (row.precision, row.backend) != ("fp32", "cpu"))  # the baseline of comparisons
+    # The card has the version of ncnn on the first device only.
     ncnn = next((device.machine.ncnn for device in run.devices if device.name == chosen.device), "")
     models = {
         row.name: Shipped(
@@ -109,7 +111,7 @@ def of_run(out: Path, name: str | None) -> Shipment:
 
 
 def choose(run: Run, name: str | None, home: Path) -> Variant:
-    """As :func:`find_variant`, but only a variant that has a model. Raises RecipeError and ModelError."""
+    """Like :func:`find_variant`, but the variant must have an ncnn model. Raises RecipeError and ModelError."""
     variant = find_variant(run, name, home)
     if variant.engine != NCNN:
         what = f"the variant {variant.name} is computed by another engine, and programs are made for ncnn"
@@ -120,14 +122,14 @@ def choose(run: Run, name: str | None, home: Path) -> Variant:
 
 
 def find_variant(run: Run, name: str | None, home: Path) -> Variant:
-    """The variant of this name or precision; the recommended one for None. Raises RecipeError."""
+    """The variant with this name or precision; for None, the recommended one. Raises RecipeError."""
     by_name = {variant.name: variant for variant in run.variants}
     if name is None and run.recommended is None:
         raise RecipeError(
-            "the run recommends no variant", where=str(home), hint=f"--variant, one of {', '.join(by_name)}"
+            "the run recommends no variant", where=str(home), hint=f"give --variant, one of {', '.join(by_name)}"
         )
     name = name or str(run.recommended)
-    # Of several devices, a precision means the first's.
+    # If there are several devices, a precision means a variant of the first.
     of_precision = (v for v in run.variants if (v.precision, v.backend) == (name, "cpu"))
     variant = by_name.get(name) or next(of_precision, None)
     if variant is None:
@@ -136,13 +138,13 @@ def find_variant(run: Run, name: str | None, home: Path) -> Variant:
 
 
 def param_of(variant: Variant, home: Path) -> Path:
-    """The ``.param`` of a variant."""
+    """The path of a variant's ``.param``."""
     assert variant.files is not None
     return home / variant.files.param
 
 
 def artifact_of(run: Run, variant: Variant, home: Path) -> Artifact:
-    """A variant's model. Where its card is gone, or the files were edited since, run.json replaces it."""
+    """The model of a variant. If its card is missing, or the files were edited since, facts come from run.json."""
     model = Artifact.load(param_of(variant, home))
     if model.derived:
         names = (home / LABELS).read_text(encoding="utf-8").splitlines() if (home / LABELS).is_file() else []

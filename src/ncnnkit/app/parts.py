@@ -1,4 +1,4 @@
-"""The parts of a C++ app: a program has those that its model, its samples and its owner need."""
+"""The parts of a C++ app. A program has the parts that its model, its samples and its user need."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .models import Shipment
 
 EXTRAS = MappingProxyType(
     {
-        "streams": "several workers side by side, for throughput",
+        "streams": "several workers in parallel, for throughput",
         "camera": "frames from a V4L2 camera, or from a file of raw frames",
-        "gpu": "GPUs by Vulkan; a run that measured one needs no asking",
-        "arrays": "arrays as inputs where the network takes images",
+        "gpu": "GPUs by Vulkan; included anyway if the run measured a GPU",
+        "arrays": "arrays as inputs of a network that takes images",
     }
 )
-"""What the user may ask for -> what it is."""
+"""Part that the user may ask for -> what it is."""
 
 FILES = MappingProxyType(
     {
@@ -32,17 +32,25 @@ FILES = MappingProxyType(
         "src/frames.cpp": "frames", "src/frames.h": "frames",
     }
 )  # fmt: skip
-"""File of ``cpp``, without ``.jinja`` -> its part. All others are in every app; some ask for parts themselves."""
+"""File of ``cpp``, without ``.jinja`` -> its part. All other files are in every app. Templates may also test parts."""
 
 
 def parts_of(shipped: Shipment, facts: Facts, embed: bool, extras: tuple[str, ...]) -> frozenset[str]:
     """The parts of an app.
 
-    Those of :data:`EXTRAS`; and ``embed``: the model is part of the program. ``casts``: a model has Casts, or layers of
-    several precisions. ``int8``, ``bf16``: a model computes so. ``examples``: there are some to test the program with.
-    ``images``: an input takes images. ``tiles``: images are cut into tiles. ``several``: the network has several
-    inputs. ``frames``: it has one, so that many samples may come one after the other. ``draw``: the answer can be drawn
-    onto the image. ``written``: the program writes images. ``pixels``: it reads or writes some.
+    These are those of :data:`EXTRAS`, and:
+
+    - ``embed``: the model is compiled into the program.
+    - ``casts``: a model has Casts, or layers of several precisions.
+    - ``int8``, ``bf16``: a model computes in this precision.
+    - ``examples``: there are examples for the self-test.
+    - ``images``: an input takes images.
+    - ``tiles``: images are cut into tiles.
+    - ``several``: the network has several inputs.
+    - ``frames``: the network has one input, so the program can read many samples one after the other.
+    - ``draw``: the answer can be drawn onto the image.
+    - ``written``: the program writes images.
+    - ``pixels``: the program reads or writes images.
 
     Raises:
         RecipeError: there is no such part.

@@ -1,4 +1,4 @@
-"""What a program does with the outputs of its network: the facts in its ``decoder.h`` or ``infer.json``."""
+"""What a program does with the outputs of its network, as facts in its ``decoder.h`` or ``infer.json``."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Purpose:
 
     Attributes:
         name: of the task, as ``--task`` takes it.
-        kind: the folder in ``app/cpp_tasks`` and the module in ``app/python_tasks`` that do it.
+        kind: name of the folder in ``app/cpp_tasks`` and of the module in ``app/python_tasks`` with its code.
         decoder: how outputs become a prediction; None for kinds that need none.
-        output: index of the output that counts.
-        shape: of that output, without the batch axis; () where that is not known.
-        low, high: of an image: the values of black and white.
-        offset, factor: of landmarks: a point is at offset + factor x number, (x, y) in pixels of the input.
+        output: index of the output that is decoded.
+        shape: of that output, without the batch axis; () if unknown.
+        low, high: for images: the values of black and white.
+        offset, factor: for landmarks: a point is at offset + factor * number, (x, y) in pixels of the input.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Purpose:
 
     @property
     def makes(self) -> str:
-        """What OUTPUT may be as an image, and its name in JSON: ``mask`` or ``image``; empty: none."""
+        """The kind of image that the program can write, which is its name in JSON: ``mask``, ``image`` or empty."""
         masks = self.decoder is not None and self.decoder.prototypes
         return {"segmentation": "mask", "image": "image"}.get(self.kind, "mask" if masks else "")
 
@@ -53,46 +53,46 @@ class Purpose:
 
     @property
     def joins_tiles(self) -> bool:
-        """Whether the answers for the tiles of an image become one."""
+        """Whether the answers for the tiles of an image are merged into one."""
         return self.kind in ("boxes", "segmentation", "image")
 
     @property
     def answer(self) -> str:
-        """What the program prints, for people."""
+        """A description of what the program prints, for its README."""
         return ANSWERS["masks" if self.kind == "boxes" and self.makes else self.kind]
 
 
 ANSWERS = {
     "boxes": "Boxes, the best first: class, score, and corners in pixels of the image. `--json` has them in `boxes`: "
-    "`label`, `index`, `score`, `x1`, `y1`, `x2`, `y2`, and `keypoints` (x, y, how visible) where the network finds "
-    "some. `--draw FILE` draws them onto the image. An image that is cut into tiles has the boxes of all tiles.",
+    "`label`, `index`, `score`, `x1`, `y1`, `x2`, `y2`, and `keypoints` (x, y, visibility) if the network finds "
+    "any. `--draw FILE` draws them onto the image. If the image is cut into tiles, the boxes of all tiles are merged.",
     "masks": "Objects, the best first: class, score, and the corners of a box in pixels of the image (`boxes` in "
-    "`--json`). Give a `.png` as OUTPUT to write their mask: each pixel has the number of its object in `boxes`, from "
-    "1, and 0 where there is none. `--draw FILE` draws both.",
+    "`--json`). Give a `.png` as OUTPUT to write their mask: the value of a pixel is the number of its object in "
+    "`boxes`, from 1, or 0 if there is no object. `--draw FILE` draws both.",
     "segmentation": "The share of each class (`classes` in `--json`). Give a `.png` as OUTPUT to write the mask: an "
-    "image of 8 bits as large as the input, in which each pixel has the index of its class. What the network did not "
-    "see, because the image was cropped, is of class 0. `--draw FILE` colours the image.",
-    "landmarks": "Points in pixels of the image (`points` in `--json`: x, y, how visible). `--draw FILE` draws them.",
+    "8-bit image as large as the input. The value of a pixel is the index of its class. Pixels that the network did "
+    "not see, because the image was cropped, have class 0. `--draw FILE` colours the image.",
+    "landmarks": "Points in pixels of the image (`points` in `--json`: x, y, visibility). `--draw FILE` draws them.",
     "image": "An image: give a `.png`, `.jpg` or `.ppm` as OUTPUT to write it. Padding is cut off. An image that is "
-    "cut into tiles is put together again; where tiles overlap, they are blended.",
+    "cut into tiles is joined again; overlapping tiles are blended.",
     "text": "The text and the mean score of its characters (`text`, `score` and the classes `codes` in `--json`).",
-    "embedding": "A vector of length 1, whole in `--json` (`embedding`). Two inputs are as alike as the sum of the "
-    "products of their vectors.",
-    "classification": "The best classes and their scores, as the network puts them out (`top` in `--json`; `--top N` "
-    "says how many).",
-    "tensor": "Shape, least value, largest value and mean of each output (`outputs` in `--json`): it is not known what "
-    "they mean. Give a `.npy` or `.txt` as OUTPUT to write the values.",
+    "embedding": "A vector of length 1; `--json` has all of its numbers (`embedding`). The similarity of two inputs is "
+    "the scalar product of their vectors.",
+    "classification": "The best classes and their scores, as the network outputs them (`top` in `--json`). `--top N` "
+    "sets their number.",
+    "tensor": "Shape, minimum, maximum and mean of each output (`outputs` in `--json`), because the meaning of the "
+    "outputs is unknown. Give a `.npy` or `.txt` as OUTPUT to write the values.",
 }
-"""Kind, or ``masks`` -> what its program prints."""
+"""Kind, or ``masks`` -> a description of what its program prints."""
 
 
 def purpose_of(model: Artifact) -> Purpose:
-    """What the program of a model does: its task, or, where none is known, classes of a vector and else numbers."""
+    """The purpose of a model's program: its task. If it is unknown, a vector counts as scores of classes."""
     task, decoder = model.purpose, model.decoder
     if isinstance(task, Detection):
         return Purpose(task.name, "boxes", replace(task.decoder, score_threshold=task.threshold))
     if isinstance(task, Segmentation):
-        # A class where the value of a single map is above the threshold; else as many classes as the axis has.
+        # A single map has one class, where the value is above the threshold. Otherwise, an axis has the classes.
         made = Decoder(
             "argmax", (Table(task.output),), int(task.axis < 0), axis=task.axis, score_threshold=task.threshold
         )
@@ -114,7 +114,7 @@ def purpose_of(model: Artifact) -> Purpose:
 
 
 def landmarks(task: Landmarks, decoder: Decoder | None) -> Purpose:
-    """Points: where the decoder places them, or, without one, in pixels of the network's input."""
+    """The purpose of a program for landmarks. Without a decoder, points are in pixels of the network's input."""
     if decoder is None or decoder.kind != "points":
         layout: Layout = "columns" if task.apart else "rows"
         made = Decoder("points", (Table(task.output, ("keypoints",), layout),), keypoints=(0, task.dims))
@@ -133,10 +133,10 @@ def landmarks(task: Landmarks, decoder: Decoder | None) -> Purpose:
 
 
 def shape_of(model: Artifact, output: int) -> tuple[int, ...]:
-    """The shape of an output, as the card says."""
+    """The shape of an output in the card; () if unknown."""
     return model.outputs[output].shape if output < len(model.outputs) else ()
 
 
 def is_vector(shape: tuple[int, ...]) -> bool:
-    """Whether it has one side that is longer than 1."""
+    """Whether exactly one axis is longer than 1."""
     return sum(side > 1 for side in shape) == 1

@@ -1,4 +1,4 @@
-"""What the C++ that prepares images contains: the ways of a preprocessing, and the numbers of each input."""
+"""Facts for the C++ code that prepares images: the steps of the preprocessing, and the numbers of each input."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .facts import Facts
 
 @dataclass(frozen=True)
 class Steps:
-    """How images are prepared. Inputs of a network differ in numbers alone.
+    """How images are prepared. The steps are the same for all inputs of a network; only numbers differ.
 
     Attributes:
-        hows: input that takes images -> its preprocessing.
-        may_swap: whether resizing swaps its passes as Pillow does from version 13 on.
+        hows: index of an input that takes images -> its preprocessing.
+        may_swap: whether resizing may do the vertical pass first, as Pillow does from version 13 on.
     """
 
     hows: dict[int, Preprocess]
@@ -28,7 +28,7 @@ class Steps:
 
     @property
     def fit(self) -> Fit | None:
-        """How the aspect ratio is kept."""
+        """How the aspect ratio is kept; None if it is not."""
         return self.how.resize if isinstance(self.how.resize, Fit) else None
 
     @property
@@ -55,7 +55,7 @@ class Steps:
 
     @property
     def rounding(self) -> str:
-        """The C++ function that makes sides whole numbers."""
+        """The C++ function that rounds sizes to integers."""
         assert self.fit
         return {"nearest": "std::nearbyint", "down": "std::floor", "up": "std::ceil"}[self.fit.rounding]
 
@@ -66,7 +66,7 @@ class Steps:
 
     @property
     def alpha(self) -> bool:
-        """Whether there is a fourth channel, which is not colour."""
+        """Whether there is a fourth channel, the alpha channel."""
         return self.how.channels == 4
 
     @property
@@ -80,7 +80,7 @@ class Steps:
         return {how.channels for how in self.hows.values()}
 
     def sizes(self, how: Preprocess) -> dict[str, int]:
-        """Field of the C++ struct that differs from input to input -> its value, pixels."""
+        """Field of the C++ struct that may differ between inputs -> its value in pixels."""
         crop, found = how.crop, dict[str, int]()
         size = how.resize.size if isinstance(how.resize, Fit) else how.resize
         if isinstance(size, int):

@@ -1,4 +1,4 @@
-"""The receipt of an app: its self-test, run on a device (``ncnnkit verify``)."""
+"""Runs the self-test of an app on a device, and writes its receipt (``ncnnkit verify``)."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ SCHEMA = "ncnnkit-receipt/1"
 BUILD_TIMEOUT = 3600.0  # seconds: ncnn itself may be built, on a slow board
 RUN_TIMEOUT = 1800.0
 FAILED = 3
-"""The exit status of a self-test with a figure outside its bound."""
+"""The exit status of a self-test in which a figure is below its bound."""
 
 SCRIPT = "infer.py"
 """The program of an app in Python, beside its app.json."""
 PROGRAM_PARTS = (SCRIPT, PARTS, "infer.json")
-"""The files and folders that are that program."""
+"""The files and folders of the program of an app in Python."""
 
 MACHINES = {62: "x86_64", 183: "aarch64", 40: "arm", 243: "riscv64"}
-"""ELF's e_machine -> what ``uname -m`` prints, or begins with."""
+"""ELF's e_machine -> the output of ``uname -m``, or how it begins."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class TestedFigure:
     """A figure of a self-test.
 
     Attributes:
-        name: what it is.
-        value: on the device; null: not a number.
+        name: of the figure.
+        value: on the device; null if it is not a finite number.
         bound: the least value that passes.
         unit: ``dB``, or empty.
-        passed: whether it did.
+        passed: whether the value is at least the bound.
     """
 
     name: str
@@ -66,14 +66,14 @@ class SelfTest:
 
     Attributes:
         model, precision, backend, device, threads: what ran, and where.
-        ncnn, measured_ncnn: the version that the program has, and that with which the model was measured.
-        notes: what is not as it was when the model was measured.
-        load_ms, input_ms: duration of loading, and of decoding and preparing an input.
-        latency_ms: ``first``, ``min``, ``median``, ``p90`` and ``runs``.
-        peak_memory_mb: resident memory; 10^6 bytes.
-        examples: their number.
-        figures: each with its bound.
-        passed: whether all figures did.
+        ncnn, measured_ncnn: the version of ncnn in the program, and the version with which the model was measured.
+        notes: differences from the conditions under which the model was measured.
+        load_ms, input_ms: duration of loading, and of decoding and preparing an input, ms.
+        latency_ms: ``first``, ``min``, ``median`` and ``p90``, ms, and ``runs``, the number of timed inferences.
+        peak_memory_mb: peak resident memory, 10^6 bytes.
+        examples: the number of examples.
+        figures: the figures with their bounds.
+        passed: whether all figures passed.
     """
 
     model: str
@@ -95,22 +95,22 @@ class SelfTest:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What an app did on a device: ``receipt.json``.
+    """The result of an app's self-test on a device: ``receipt.json``.
 
     Attributes:
-        passed: whether all figures of the self-test are within their bounds, and no file of the app was changed.
-        why: the reason if not.
-        made: when, UTC.
+        passed: whether all figures of the self-test passed, and no file of the app was changed.
+        why: the reason if it did not pass; otherwise empty.
+        made: time of the test, UTC.
         on: the name or address of the device.
-        system: what ``uname`` says there.
+        system: the output of ``uname`` on the device.
         cpu: the name of its processor; empty if Linux does not report it.
         built_there: whether the program was compiled on the device.
-        changed: files of the app that are not as ncnnkit wrote them.
+        changed: files of the app that differ from those that ncnnkit wrote.
         sha256: of the program, and of each file of the app that the self-test uses.
         versions: of ncnnkit, of ncnn in the program, and of the ncnn with which the model was measured.
-        test: the self-test; null: it did not come to its end.
-        conditions: clocks, temperatures and load, before and after: what the device's files say.
-        schema: of this file.
+        test: the self-test; null if it did not finish.
+        conditions: clocks, temperatures and load before and after the test, read from files of the device.
+        schema: version of this file's format.
     """
 
     passed: bool
@@ -129,7 +129,7 @@ class Receipt:
 
 
 class Here(Transport):
-    """This machine, as if it were a device."""
+    """A transport to this machine."""
 
     address = "local"
 
@@ -142,7 +142,7 @@ class Here(Transport):
 
 
 def open_transport(name: str) -> Transport:
-    """The way to a device by its name or address. Raises RecipeError."""
+    """A transport to the device with a name or address. Raises RecipeError."""
     address = resolve(name)
     return Here() if address == "local" else TRANSPORTS[address.partition("://")[0]](address)
 
@@ -151,25 +151,26 @@ def verify_app(
     app: str | Path, on: str = "local", *, program: str | Path | None = None, options: Sequence[str] = (),
     progress: StepProgress = silent_steps,
 ) -> Receipt:  # fmt: skip
-    """Run an app's self-test on a device, and write what came out into its ``receipt.json``.
+    """Run an app's self-test on a device, and write the result into its ``receipt.json``.
 
-    The app's files are copied there. A program in C++ is built there if there is CMake and a compiler; otherwise one
-    that was compiled for that processor is sent: ``program``, or what is in the app's ``build`` folder. A program in
-    Python runs in the device's own Python if that has ncnn and numpy; otherwise in ncnnkit's, which has no Pillow.
+    The app's files are copied to the device. A program in C++ is built there if the device has CMake and a compiler.
+    Otherwise a program for its processor is sent: ``program``, or one from the app's ``build`` folder. A program in
+    Python runs in the device's own Python if that has ncnn and numpy; otherwise in ncnnkit's Python environment there,
+    which has no Pillow.
 
     Args:
         app: the folder of an app.
         on: the device: a name, ``local``, ``ssh://…`` or ``adb://…``.
-        program: an ``infer`` for that device, of an app in C++; None: see above.
-        options: of ``infer``, as ``--gpu`` or ``--threads=2``.
+        program: the path of an ``infer`` for that device, only for an app in C++; None: see above.
+        options: of ``infer``, such as ``--gpu`` or ``--threads=2``.
         progress: called with each step.
 
     Returns:
         The receipt. It is written whether the test passed or not.
 
     Raises:
-        FormatError: the folder holds no app.
-        RecipeError: no such device, or a program for an app in Python.
+        FormatError: the folder contains no app.
+        RecipeError: there is no such device, or ``program`` is given for an app in Python.
         DeviceError: the device cannot be reached, or there is no program for it.
 
     Example:
@@ -208,7 +209,7 @@ def verify_app(
     if test is not None and not test.passed:
         why = "; ".join(f"{f.name} is {f.value}, below {f.bound:.4g}" for f in test.figures if not f.passed)
     if changed and not why:
-        why = f"{changed[0]} is not as ncnnkit wrote it"
+        why = f"{changed[0]} was changed since ncnnkit wrote it"
     receipt = Receipt(
         passed=test is not None and not why, why=why, made=datetime.now(UTC).isoformat(timespec="seconds"),
         on=on, system=board.system, cpu=board.cpu, built_there=built_there, changed=changed, sha256=used,
@@ -223,7 +224,7 @@ def verify_app(
 
 
 def written_files(app: Path) -> dict[str, str]:
-    """Path of each file that ncnnkit wrote into an app -> its SHA-256. Raises FormatError."""
+    """Path of each file that ncnnkit wrote into an app -> its SHA-256. Raises FormatError if there is no app."""
     from . import RECORD
 
     try:
@@ -238,21 +239,22 @@ def written_files(app: Path) -> dict[str, str]:
 
 
 def machine_of(program: Path) -> str:
-    """The processor that a program is for, as ``uname -m`` names it; empty: it is no program."""
+    """The processor of a program, as ``uname -m`` names it; empty if the file is not a program."""
     head = program.read_bytes()[:20] if program.is_file() else b""
     return MACHINES.get(struct.unpack_from("<H", head, 18)[0], "") if head[:4] == b"\x7fELF" and len(head) == 20 else ""
 
 
 def fitting(app: Path, board: _Board) -> Path:
-    """The newest program in the app's ``build`` folder that is for the board's processor. Raises DeviceError."""
+    """The newest program for the board's processor in the app's ``build`` folder. Raises DeviceError."""
     found = [
         path
         for path in files_in(app / "build")
         if path.name == "infer" and board.machine.startswith(machine_of(path) or "-")
     ]
     if not found:
-        hint = "cmake --preset aarch64-linux builds one, or --infer names it; or install cmake and g++ there"
-        raise DeviceError(f"has no compiler, and build/ no infer for {board.machine}", where=board.name, hint=hint)
+        hint = "build one with cmake --preset aarch64-linux, name one with --infer, or install cmake and g++ there"
+        what = f"has no compiler, and build/ contains no infer for {board.machine}"
+        raise DeviceError(what, where=board.name, hint=hint)
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
@@ -285,7 +287,7 @@ _SUM = 'cd "$1" && { sha256sum "$2" 2>/dev/null || shasum -a 256 "$2"; } | cut -
 
 
 class _Board:
-    """The folder of an app on a device. All of it raises DeviceError."""
+    """The folder of an app on a device. All methods raise DeviceError."""
 
     def __init__(self, transport: Transport, name: str) -> None:
         self.name = name
@@ -299,7 +301,7 @@ class _Board:
         self._program = ["./infer"]
 
     def send(self, files: dict[str, Path], hashes: dict[str, str]) -> None:
-        """Bring the files into a folder of their own, named by their content."""
+        """Copy the files into a folder of their own, named after a hash of their content."""
         digest = sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()[:16]
         self._folder = f"{self._home}/{digest}"
         with Scratch() as work:
@@ -331,7 +333,7 @@ class _Board:
         self._program = [own, SCRIPT]
 
     def self_test(self, options: Sequence[str]) -> tuple[SelfTest | None, str]:
-        """What the program says, and why it says nothing."""
+        """Run the self-test. Returns (result, ""), or (None, the reason) if there is no result."""
         line = f'cd "$1" && shift && "$@" || [ $? -eq {FAILED} ]'
         words = [*self._program, "--self-test", "--json", *options]
         try:
@@ -343,11 +345,12 @@ class _Board:
             return None, f"the program's answer cannot be read: {error}"
 
     def conditions(self) -> dict[str, str]:
-        """File of the system -> its first line."""
+        """Path of a system file -> its first line."""
         lines = self._run(["sh", "-c", _CONDITIONS]).splitlines()
         return {name: value for name, found, value in (line.partition("=") for line in lines[:200]) if found}
 
     def sha256_of_program(self) -> str:
+        """The SHA-256 of the program on the device."""
         return self._run(["sh", "-c", _SUM, "sh", self._folder, *self._program]).strip()
 
     def _run(self, words: Sequence[str], data: bytes = b"", timeout: float = 60.0) -> str:
@@ -360,8 +363,8 @@ class _Board:
 
 
 def check_options(options: Sequence[str]) -> list[str]:
-    """Options for the program, which may not name files. Raises RecipeError."""
+    """Check that options for the program name no files. Raises RecipeError."""
     strange = next((word for word in options if not word.startswith("--")), None)
     if strange is not None:
-        raise RecipeError(f"{strange!r} is no option of infer", hint="as --gpu or --threads=2")
+        raise RecipeError(f"{strange!r} is not an option of infer", hint="give options such as --gpu or --threads=2")
     return list(options)

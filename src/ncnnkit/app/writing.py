@@ -1,4 +1,4 @@
-"""Writes the files of an app: templates, and literals that mean nothing else."""
+"""Writes the files of an app: renders templates, and escapes values for each language."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None:
-    """Copy a project's files, without those of parts that are not wanted.
+    """Copy a project's files, without those of parts that the app does not have.
 
-    Those that end in ``.jinja`` are rendered with ``values`` and lose that ending.
+    Files that end in ``.jinja`` are rendered with ``values``, and written without that suffix.
     """
     environment = templates(source)
     for path in files_in(source):
@@ -43,17 +43,17 @@ def write_project(source: Path, target: Path, values: Mapping[str, Any]) -> None
         else:
             shutil.copyfile(path, to)
         if to.suffix in (".sh", ".py"):
-            to.chmod(0o755)  # a wheel does not keep it
+            to.chmod(0o755)  # a wheel does not keep the mode of its files
 
 
 def templates(source: Path) -> Environment:
-    """The templates below a folder."""
+    """The Jinja2 environment for the templates in a folder."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(source), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    # Nothing that a card or a run.json says stands in a file of code but through one of these.
+    # Every value from a card or run.json is written into code through one of these filters, which escape it.
     environment.filters |= {
         "float32": float32_literal, "float64": float64_literal, "cpp": cpp_literal,
         "cmake": cmake_argument, "shell": shlex.quote,
@@ -63,28 +63,28 @@ def templates(source: Path) -> Environment:
 
 
 def files_in(folder: Path) -> Iterator[Path]:
-    """The files below a folder, in order."""
+    """All files in a folder and its subfolders, in order."""
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
 
 
 def float32_literal(value: float) -> str:
-    """The shortest C++ literal of a number's nearest float32. Raises ValueError where that is infinite or none."""
+    """The shortest C++ literal of the float32 nearest to a number. Raises ValueError if it is infinite or NaN."""
     with np.errstate(over="ignore"):
         number = np.float32(value)
     if not np.isfinite(number):
-        raise ValueError(f"{value} is no float32")
+        raise ValueError(f"{value} is not a finite float32")
     return f"{number!s}f"
 
 
 def float64_literal(value: float) -> str:
-    """The shortest C++ literal of a number. Raises ValueError where that is infinite or none."""
+    """The shortest C++ literal of a number. Raises ValueError if it is infinite or NaN."""
     if not np.isfinite(value):
-        raise ValueError(f"{value} is no number")
+        raise ValueError(f"{value} is not a finite number")
     return repr(float(value))
 
 
 def cpp_literal(text: str) -> str:
-    """A C++ string literal with these characters in UTF-8, whatever they are.
+    """A C++ string literal for any text, in UTF-8.
 
     Example:
         >>> print(cpp_literal('a"b'))
@@ -95,11 +95,11 @@ def cpp_literal(text: str) -> str:
 
 
 _PLAIN = set(string.ascii_letters + string.digits + " .,:;_-+/()[]@=")
-"""Characters that mean themselves in a C++ string literal."""
+"""Characters that need no escape in a C++ string literal."""
 
 
 def cmake_argument(text: str) -> str:
-    """A quoted argument for CMake with these characters. Raises ValueError for what no list of CMake can hold."""
+    """A quoted argument for CMake. Raises ValueError if the text has other characters than a plain name."""
     if not PLAIN_NAME.fullmatch(text):
         raise ValueError(f"{text!r} cannot be written into a CMakeLists.txt")
     return f'"{text}"'

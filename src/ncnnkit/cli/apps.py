@@ -1,4 +1,4 @@
-"""Programs that run a model."""
+"""Commands for programs that run a model."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def verify_app(
         option(
             "Model",
             "FILE",
-            "C++: infer, built for that device. Default: build it there, or take that of build/.",
+            "C++: an infer built for that device. Default: build it there, or use the one in build/.",
             "--infer",
         ),
     ] = None,

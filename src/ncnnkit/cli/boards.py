@@ -1,4 +1,4 @@
-"""This machine, and the boards that have names."""
+"""Commands for this machine and for boards with names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def doctor(on: On = None, as_json: Json = False, quiet: Quiet = False) -> None:
 
 
 def _examined(names: Sequence[str], quiet: bool) -> list[Any]:
-    """What there is to say of each device."""
+    """The findings about each device."""
     from ..doctor import examine_device
 
     findings = []

@@ -93,7 +93,7 @@ class LazyGroup(Group):
             self.commands[row.name] = TyperCommand(row.name, short_help=row.summary, rich_help_panel=row.panel)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Import the command that is used, in the place of its row."""
+        """Import the command that is used, and replace its row."""
         modules = {row.name: row.module for row in COMMANDS}
         if args and args[0] in modules:
             module = importlib.import_module(f".{modules[args[0]]}", __package__)

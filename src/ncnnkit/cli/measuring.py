@@ -1,4 +1,4 @@
-"""Latency, memory, and where the time goes."""
+"""Commands that measure latency and memory, and the time of each layer."""
 
 from __future__ import annotations
 

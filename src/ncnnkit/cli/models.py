@@ -1,4 +1,4 @@
-"""Single steps: from a network to an ncnn model, and what it changes."""
+"""Commands for single steps: convert, optimise, calibrate, quantise and compare models."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _explain(
     reproducer: Path | None,
     quiet: bool,
 ) -> None:
-    """Print the layers of a converted network beside those of the original."""
+    """Print the comparison of a converted network with its original, layer by layer."""
     from ..report import bisection_table
     from ..source.explaining import explain
 
@@ -176,7 +176,7 @@ def calibrate(
 
     check_file(output, param)
     if method == OWN:
-        raise RecipeError(f"calibrate computes scales, and the method {OWN!r} takes those that the model has already")
+        raise RecipeError(f"calibrate computes scales, and the method {OWN!r} uses those that the model already has")
     method = None if method == AUTO else method
     with shown_progress(quiet) as progress:
         progress("look at the images", 0, 0)
@@ -235,7 +235,7 @@ def quantize(
 
     check_param(output, param)
     if table is not None and images:
-        raise RecipeError("give --table or --images", hint="one of them")
+        raise RecipeError("give --table or --images", hint="not both")
     if table is not None and (method or effort or shape or prepared):
         raise RecipeError(
             "--method, --effort, --shape and the preprocessing need --images",
@@ -306,9 +306,9 @@ def compare(
 
 
 def _open(param: Path, shape: list[str] | None, most: int | None = None, **options: Any) -> tuple[Any, Any]:
-    """(Artifact, ImageSet) for a command that takes an ncnn model and images; checks its other options with them.
+    """(Artifact, ImageSet) for a command that takes an ncnn model and images. Its other options are checked, too.
 
-    ``most``: so many images are enough.
+    ``most``: check only so many images; by default all.
     """
     from ..recipe import make_recipe
     from ..source.opening import open_with_images

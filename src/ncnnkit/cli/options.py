@@ -49,7 +49,7 @@ def asked_for(name: str, *flags: str, **settings: Any) -> Any:
 
 
 def flag_of(name: str) -> str:
-    """``eval_images`` -> ``--eval-images``; for a list of words in the singular: ``precisions`` -> ``--precision``."""
+    """``eval_images`` -> ``--eval-images``. Options for lists are singular: ``precisions`` -> ``--precision``."""
     several = get_origin(key_types()[name]) is tuple and name not in ("outputs", "engines")
     return f"--{name.removesuffix('s') if several else name}".replace("_", "-")
 
@@ -197,7 +197,7 @@ def takes_images(function: F) -> F:
 
 
 def takes_recipe(function: F) -> F:
-    """Give a command an option for each field of a recipe but the model and the preprocessing, gathered in ``asked``.
+    """Give a command an option for each field of a recipe except model and preprocessing, gathered in ``asked``.
 
     A field that is a list or a table is an option that may be repeated.
     """

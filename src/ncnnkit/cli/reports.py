@@ -39,7 +39,7 @@ def report(
     documents = [load_run(folder) for folder in runs]
     if len(runs) == 1:
         if output is not None:
-            hint = "give several runs, or leave --out away"
+            hint = "give several runs, or leave out --out"
             raise RecipeError("report.html of a run is written into its folder", where="--out", hint=hint)
         home = runs[0] if runs[0].is_dir() else runs[0].parent
         with replacing(home, REPORT) as path:

@@ -1,4 +1,4 @@
-"""Whole runs."""
+"""Commands that do whole runs."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def say(text: str) -> None:
 
 
 def say_how(*models: Any) -> None:
-    """Print how models without a card were run, and why. This comes after the work, so that an error stays one line."""
+    """Print how models without a card were run, and why. It is printed after the work, so that errors stay one line."""
     for model in models:
         if model is not None and model.derived:
             say(f"{model.name}: {model.how}")

@@ -60,7 +60,8 @@ def _record_of(name: str, way: str, settings: str) -> dict[str, Any]:
     for setting in settings.split(",") if settings else ():
         key, given, text = setting.partition("=")
         if not given:
-            raise RecipeError(f"--{name}: {setting!r} is not NAME=VALUE", hint="as letterbox:align=corner,fill=114")
+            hint = "such as letterbox:align=corner,fill=114"
+            raise RecipeError(f"--{name}: {setting!r} is not NAME=VALUE", hint=hint)
         found[key] = _setting(key, text)
     return found
 
@@ -80,7 +81,7 @@ def _numbers(text: str, what: str, kind: type[int] | type[float]) -> tuple[Any, 
         return tuple(kind(part) for part in text.replace("x", ",").split(","))
     except ValueError:
         example = {int: "224,224", float: "0.5,0.5,0.5"}[kind]
-        raise RecipeError(f"--{what} {text!r} is not a list of numbers", hint=f"as {example}") from None
+        raise RecipeError(f"--{what} {text!r} is not a list of numbers", hint=f"such as {example}") from None
 
 
 def to_shapes(shape: Sequence[str] | None, option: str = "shape") -> tuple[tuple[int, ...], ...] | None:
@@ -98,7 +99,7 @@ def to_numbers(texts: Sequence[str] | None) -> dict[str, float] | None:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise RecipeError(f"--fix {text!r} is not NAME=NUMBER", hint="as sr=16000")
+            raise RecipeError(f"--fix {text!r} is not NAME=NUMBER", hint="such as sr=16000")
         if found.setdefault(name, value) != value:
             raise RecipeError(f"--fix gives {name!r} two numbers")
     return found or None
@@ -129,7 +130,8 @@ def check_param(output: Path, model: str | Path) -> None:
     """Raise StorageError before the work begins if a model cannot be written, or would replace a file that is not a
     model."""
     if output.suffix != ".param":
-        raise StorageError("does not end in .param", where=str(output), hint="a .bin and a .json file come beside it")
+        hint = "a .bin and a .json file are written beside it"
+        raise StorageError("does not end in .param", where=str(output), hint=hint)
     check_file(output, model)
     weights = output.with_suffix(".bin")
     if weights.exists() and not output.exists():

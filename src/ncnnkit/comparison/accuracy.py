@@ -25,8 +25,8 @@ class Errors(Noise):
     with almost empty outputs, for which the smallest error is as large as the signal.
 
     Args:
-        task: what the network is for. It adds figures, and says which parts of the outputs have the same weight in
-                :attr:`relative`. By default the task is unknown.
+        task: what the network is for. It adds figures, and defines which parts of the outputs have the same weight in
+            :attr:`relative`. By default the task is unknown.
         figures: whether the task's figures are needed. Otherwise no prediction is decoded.
 
     Attributes:
@@ -57,11 +57,11 @@ class Errors(Noise):
 
         Args:
             outputs: the network's outputs, without a batch axis.
-            reference: the exact ones, in the same order.
+            reference: the exact outputs, in the same order.
             truth: the label of the sample, if known.
 
         Raises:
-            ValueError: there are more of one than of the other.
+            ValueError: the numbers of outputs differ.
         """
         outputs, reference = self._task.shaped(list(outputs)), self._task.shaped(list(reference))
         super().add(outputs, reference)
@@ -122,7 +122,7 @@ class Errors(Noise):
         return self._largest[index]
 
     def figures(self) -> dict[str, float | None]:
-        """Every figure that a requirement can name: those of the worst output, and those of the task.
+        """Every figure that a requirement can name: the figures of the worst output, and the figures of the task.
 
         An output that should be zero everywhere is exact if it is zero, and otherwise has the worst possible figures.
         """
@@ -136,7 +136,7 @@ class Errors(Noise):
         }
 
     def cautious(self) -> dict[str, float | None]:
-        """The same figures, but those of the task are one standard error worse.
+        """The same figures, but the figures of the task are one standard error worse.
 
         A requirement that holds on few samples with a margin of one standard error probably holds on others. Source:
         the rule of one standard error in Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3.
@@ -149,8 +149,7 @@ class Errors(Noise):
         return self.figures() | worse
 
     def counts(self) -> dict[str, int]:
-        """Figure -> how many things it counts, for figures that are shares. Figures that are means of values are
-        absent."""
+        """Figure -> the number of things it counts. Only figures that are shares are included, not means of values."""
         return {name: self._task.counted(self.rows) for name, figure in self._task.figures.items() if figure.counts}
 
     def _or_by_noise(self, figure: float | None, index: int, exact: float, wrong: float) -> float:
@@ -201,7 +200,7 @@ class Errors(Noise):
 
 
 def _finite(value: float) -> float:
-    """The value; NaN becomes infinity, the worst value."""
+    """The value. NaN becomes infinity, the worst value."""
     return value if math.isfinite(value) else math.inf
 
 
@@ -249,5 +248,5 @@ def cosine(outputs: Array, reference: Array) -> float | None:
 
 
 def top1_agreement(outputs: Array, reference: Array) -> float | None:
-    """The share of samples with the same best class; None if the reference prefers no class for any."""
+    """The share of samples with the same best class; None if the reference has no best class for any sample."""
     return array_errors(outputs, reference).figures()["top1_agreement"]

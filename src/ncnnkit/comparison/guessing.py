@@ -1,4 +1,4 @@
-"""The purpose of a network: as the user says, or guessed from evidence."""
+"""The purpose of a network: given by the user, or guessed from evidence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..tasks.table import TASKS, Asked, decoded_task, named_task
 from ..tasks.tensor import Tensors
 from .outputs import Outputs
 
-LOOKED_AT = 64  # samples; for so many, values do not add up to one by chance
+LOOKED_AT = 64  # samples; values do not add up to one by chance for so many samples
 LOOKED_AT_VALUES = 1 << 20  # values of all these samples together
 
 
@@ -57,7 +57,7 @@ def find_task(
 
     Args:
         reference: the original's outputs.
-        known: what else is known about the original; its ``samples`` are taken from ``reference``.
+        known: other evidence about the original. Its ``samples`` are taken from ``reference``.
         task, metric: as in the recipe, or a class and a function; empty if not given.
 
     Raises:
@@ -78,7 +78,7 @@ def find_task(
 
 
 def _few(reference: Outputs) -> list[Sequence[Any]]:
-    """The outputs for some samples: enough to exclude that they have a property in common by chance."""
+    """The outputs for some samples: so many that they do not share a property by chance."""
     values = sum(abs(math.prod(shape)) for shape in reference.shapes.values())
     return list(islice(reference, min(LOOKED_AT, max(1, LOOKED_AT_VALUES // max(values, 1)))))
 
@@ -127,8 +127,8 @@ def guess_task(known: Known, shapes: Sequence[tuple[int, ...]]) -> Purpose:
         if isinstance(made, Task):
             return Purpose(made, why, decoder=known.decoder)
         if task := decoded_task(made, shapes):
-            return Purpose(task, why or "the operators at its end, or its card, say how to decode it", decoder=made)
+            return Purpose(task, why or "its last operators, or its card, define how to decode it", decoder=made)
     if len(shapes) != 1:
-        said = f"it has {len(shapes)} outputs, and nothing says what they are"
+        said = f"it has {len(shapes)} outputs of unknown meaning"
         return Purpose(Tensors(), said, decoder=known.decoder)
-    return Purpose(Tensors(), "nothing says what its output is", doubt(known), known.decoder)
+    return Purpose(Tensors(), "the meaning of its output is unknown", doubt(known), known.decoder)

@@ -32,20 +32,20 @@ class Judge:
     """Runs versions of a network on samples and compares their outputs with those of the fp32 network.
 
     If the last layer of a network selects boxes, the network is judged by the inputs of this layer. The number of rows
-    of its output depends on scores near a threshold, so the noise of these rows says little.
+    of its output depends on scores near a threshold, so the noise of these rows is not meaningful.
 
     Use it in a ``with`` block: it keeps the samples and the exact outputs in temporary files. The outputs of a version
     are not kept.
 
     Args:
         exact: the fp32 network. Its outputs are computed on this machine.
-        samples: the samples to judge with.
+        samples: the samples on which versions are judged.
         task: what the network is for; by default only the values of its outputs count.
         threads: the number of CPU threads if one network runs alone; by default all cores.
-        device: where the model will run.
+        device: the device that will run the model.
 
     Attributes:
-        samples: the same samples, in files.
+        samples: the same samples, stored in files.
         refused: reason -> how many networks did not run for this reason. Their errors are infinite.
 
     Raises:
@@ -101,7 +101,7 @@ class Judge:
         Args:
             graphs: versions of the network with the same outputs.
             precision: the precision at which they are loaded.
-            most: the number of samples to use; by default all.
+            most: the largest number of samples to use; by default all.
             figures: whether the figures of the task are needed. Decoding may take longer than the network.
 
         Raises:
@@ -154,7 +154,7 @@ class Judge:
                         raise
                     errors = self._wrong(error.what)
                     self.refused[error.what] += 1
-                    if session.closed:  # if the device was lost, the fp32 network cannot be loaded, either
+                    if session.closed:  # if the device was lost, the fp32 network does not load, either
                         session = begin()
                 idle.append(session)
                 done += 1

@@ -1,4 +1,4 @@
-"""The error of each layer: where in the network two versions begin to differ."""
+"""The error of each layer. It shows where in the network two versions begin to differ."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from .noise import matched, sqnr_db
 Array = NDArray[Any]
 
 SURE = 0.9  # least squared correlation of two versions of a channel
-OUTSTANDING = 10.0  # least ratio of a wrong layer's noise to that of its inputs; no correct layer was seen to reach it
-LAYER_IMAGES = 4  # enough for figures per layer, because each sums over whole blobs
+OUTSTANDING = 10.0  # least ratio of a wrong layer's noise to that of its inputs; no measured correct layer reached it
+LAYER_IMAGES = 4  # few are enough, because a figure of a layer sums over whole blobs
 MOST_BYTES = 1 << 28  # bytes of blobs that one run returns
 MOST_VALUES = 1 << 20  # values of a blob that are compared; 16 channels of a full-HD image have 33 million
 
@@ -41,7 +41,7 @@ def layer_errors(
     Args:
         exact: the reference.
         coarse: the other network. Layers are matched by name, type and output.
-        samples: a few are enough, because a figure sums over whole blobs.
+        samples: a few samples are enough, because a figure sums over whole blobs.
         int8_only: compare the outputs of int8 layers only; otherwise of all layers that both networks have.
 
     Returns:
@@ -66,7 +66,7 @@ def errors_by_variant(
     Args:
         exact, samples: as for :func:`layer_errors`.
         variants: name -> the version.
-        progress: called with the versions done and their number.
+        progress: called with (versions done, number of versions).
         errors: called with ``name``, the version ``coarse``, and ``measure``, which measures its errors. Returns what
             that returns, or returned in an earlier run.
     """
@@ -115,7 +115,7 @@ def first_wrong_layer(
     Args:
         exact: the reference, run in fp32 on this machine's CPU.
         coarse: the network at the judged precision.
-        samples: a few are enough.
+        samples: a few samples are enough.
         backend, threads, device: how and where it was run; see :class:`Session`.
 
     Returns:
@@ -158,8 +158,8 @@ def _noise_over_signal(
 ) -> list[float | None]:
     """Noise over signal of the first output of each layer, over all samples.
 
-    It is infinite if the output contains NaN or infinity; None if there is finite noise but no signal. If a layer
-    detects another number of objects, its whole output is noise.
+    It is infinite if the output contains NaN or infinity, and None if there is noise but no signal. If a layer detects
+    another number of objects, its whole output is noise.
     """
     names = [layer.outputs[0] for layer in layers]
     if not names:
@@ -206,7 +206,7 @@ def _thinned(blob: Array) -> Array:
     step = math.ceil(blob.size / MOST_VALUES)
     if step <= 1 or blob.ndim < 2:
         return blob
-    while math.gcd(step, blob.shape[-1]) > 1:  # otherwise it would visit some columns only
+    while math.gcd(step, blob.shape[-1]) > 1:  # otherwise it would only visit some columns
         step += 1
     return blob.reshape(len(blob), -1)[:, ::step]
 
@@ -214,9 +214,9 @@ def _thinned(blob: Array) -> Array:
 def _moved_back(values: Array, ours: Array) -> Array:
     """Undo the changes of ``quantization.equalize`` and ``quantization.zeropoint`` in a blob of a quantised network.
 
-    They divide a channel by a power of two, negate a blob, and subtract a constant from it. All three are estimated
-    from the blobs. An error of the mean of a whole blob cannot be distinguished from such a constant, and does not
-    count.
+    These methods divide a channel by a power of two, negate a blob, and subtract a constant from it. All three changes
+    are estimated from the blobs. An error of the mean of a whole blob cannot be distinguished from such a constant, so
+    it is not counted.
     """
     shape = (len(ours), -1) if ours.ndim > 1 else (1, -1)  # a channel of a vector has only one value
     rows, theirs = ours.reshape(shape).astype(np.float64), values.reshape(shape).astype(np.float64)

@@ -39,10 +39,10 @@ class Noise:
         self.other_shape: list[int] = []
 
     def add(self, outputs: Sequence[Array], reference: Sequence[Array]) -> None:
-        """Add one sample: the network's outputs, and the exact ones in the same order.
+        """Add one sample: the outputs of the network, and the exact outputs in the same order.
 
         Raises:
-            ValueError: there are more of one than of the other.
+            ValueError: the numbers of outputs differ.
         """
         for index, (output, exact) in enumerate(zip(outputs, reference, strict=True)):
             if index == len(self.noise):
@@ -72,8 +72,7 @@ class Noise:
 
     @property
     def mse(self) -> float:
-        """Mean squared error over all values of all outputs, in the squared unit of the output. Infinite as
-        `relative`."""
+        """Mean squared error over all values of all outputs, in squared units; infinite if one is NaN or infinity."""
         mean = sum(self.noise) / max(sum(self.values), 1)
         return mean if math.isfinite(mean) else math.inf
 

@@ -21,8 +21,8 @@ class Outputs:
     """The outputs of a network for N samples, read from files when they are needed.
 
     Attributes:
-        rows: output name -> a file of N float32 arrays, in the network's order. Their shapes may differ from sample to
-                sample, as with detections.
+        rows: output name -> a file of N float32 arrays, in the network's order. The shapes may differ from sample to
+            sample, as with detections.
 
     Example:
         >>> outputs = Outputs.opened({"scores": "scores.npy"})  # doctest: +SKIP
@@ -34,7 +34,10 @@ class Outputs:
 
     @classmethod
     def opened(cls, files: Mapping[str, str | Path]) -> Outputs:
-        """Outputs from files of the same number of rows. Raises ValueError as :class:`Rows` does."""
+        """Outputs from files with the same number of rows.
+
+        Raises ValueError for an invalid file, as :class:`Rows` does.
+        """
         return cls({name: Rows(path) for name, path in files.items()})
 
     @property
@@ -53,7 +56,10 @@ class Outputs:
         return zip(*self.rows.values())
 
     def first(self, count: int) -> Outputs:
-        """The first ``count`` outputs. In ncnn, unread blobs are outputs, too, and follow the model's own."""
+        """The first ``count`` outputs.
+
+        In ncnn, unread blobs are outputs, too; they come after the outputs of the model.
+        """
         return Outputs(dict(list(self.rows.items())[:count]))
 
 

@@ -48,24 +48,23 @@ def truths(
     """Labels in the form that :meth:`Task.compare` takes.
 
     Args:
-        labels: None if there are none.
+        labels: the labels that were read; None if there are none.
         task: the task of the network, with the shapes of its outputs.
         size: (height, width) of the image that the network takes.
         names: the names of the classes. For texts these are the characters, if the task has no alphabet.
         preprocess: how the images were prepared.
 
     Raises:
-        ImageError: the task needs other labels or none, or the network does not have a class or character of the
-            labels.
+        ImageError: the task takes other labels or none, or the labels have a class or character that the network lacks.
     """
     if labels is None:
         return None
     if not task.labels:
         hint = "leave --labels out, or name the task with --task"
-        raise ImageError(f"labels are given, and the task {task.name} has no figures by labels", hint=hint)
+        raise ImageError(f"labels are given, but the task {task.name} has no figures against labels", hint=hint)
     if labels.kind != task.labels:
         raise ImageError(
-            f"holds {labels.kind}, and the task {task.name} is compared with {task.labels}",
+            f"contains {labels.kind}, but the task {task.name} needs {task.labels}",
             where=labels.path,
             hint=f"give {KINDS[task.labels].expects}; or name the task with --task",
         )
@@ -87,7 +86,7 @@ def _maker(
         codes = characters if len(characters) == classes else with_blank(characters, classes)
         known = {character: code for code, character in enumerate(codes) if character and code != task.blank}
         if not known:
-            hint = "--task text:alphabet=FILE, a file with the characters, one a line"
+            hint = "--task text:alphabet=FILE, a file with one character per line"
             raise ImageError("the characters of the network are not known, so texts cannot be compared", hint=hint)
         return lambda text: tuple(known.get(character, -1) for character in text)
     if isinstance(task, Segmentation):
@@ -100,7 +99,7 @@ def _maker(
         if not scale or (height, width) != (size[0] * scale, size[1] * scale) or channels not in (1, 3):
             had = "x".join(map(str, shape))
             raise ImageError(
-                f"the output, {had}, is no image a whole number of times as large as the input", where=labels.path
+                f"the output, {had}, is not an image of the input's size or a whole multiple of it", where=labels.path
             )
         bgr = preprocess is not None and preprocess.color in ("bgr", "bgra")
 

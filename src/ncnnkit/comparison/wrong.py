@@ -1,4 +1,4 @@
-"""Which outputs are wrong, and which are only less exact; which references cannot judge outputs.
+"""Decides which outputs are wrong and which are only less exact, and which references cannot judge outputs.
 
 Outputs are judged by noise over signal of the whole set of samples. A mean of cosines of single samples would not work:
 if the outputs of some samples are almost empty, even correct outputs only reach 0.5.
@@ -19,7 +19,7 @@ from ..model.precision import PRECISIONS
 Array = NDArray[Any]
 
 MARGIN_DB = 6.0
-"""How many dB outputs may be below another correct result of the same precision: twice the noise amplitude."""
+"""How many dB outputs may be below another correct result of the same precision. 6 dB is twice the noise amplitude."""
 
 STILL = 1e-10
 """If the variance over the samples divided by the mean square is below this, an output does not depend on the
@@ -32,8 +32,8 @@ def what_is_wrong(precision: str, found: float, others: Sequence[float] = ()) ->
     Args:
         precision: the precision in which the network ran.
         found: the SQNR of the worst output against the original, dB; infinite if all are equal.
-        others: SQNRs of results that explain noise: of the same precision on the CPU of the same device, and of the
-                conversion. They must not be wrong themselves.
+        others: SQNRs of results that explain noise, dB: of the same precision on the CPU of the same device, and of the
+            conversion. These results must not be wrong themselves.
 
     Example:
         >>> what_is_wrong("fp16", 32.0)
@@ -95,7 +95,7 @@ class Variation:
         ]
 
     def why_blind(self) -> str:
-        """Why no output can show whether a network is correct, as a clause; empty if one can."""
+        """Why no output can show whether a network is correct, as a clause; empty if an output can."""
         if not self._means or len(self.still) < len(self._means):
             return ""
         nothing = not any(self._signals)

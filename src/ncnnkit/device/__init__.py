@@ -1,7 +1,7 @@
 """Where models run: this machine, a board over SSH, a phone over adb. One interface, :class:`Device`.
 
 ==========  ===============================================================
-module      what is in it
+module      what it contains
 ==========  ===============================================================
 base        the interface of every device
 local       this machine
@@ -29,7 +29,7 @@ __all__ = ["LOCAL", "Board", "Device", "Local", "Lost", "Refused", "open_device"
 
 
 def open_device(name: str) -> Device:
-    """The device with a name (``ncnnkit devices``) or an address: ``local``, ``ssh://…``, ``adb://…``.
+    """Open the device with a name (``ncnnkit devices``) or an address: ``local``, ``ssh://…``, ``adb://…``.
 
     It is a context manager. Nothing happens on the board before the first request.
 

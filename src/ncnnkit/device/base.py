@@ -50,7 +50,7 @@ class Device(Protocol):
         ...
 
     def lacks(self, engine: Engine) -> str:
-        """Why an engine other than ncnn cannot run there, as a clause; empty where it can."""
+        """Why an engine other than ncnn cannot run on the device, as a clause; empty if it can."""
         ...
 
     def put(self, files: Sequence[Path]) -> list[str]:
@@ -78,9 +78,10 @@ def read_result(folder: Path, said: str, where: str, job: Job[R]) -> R:
     """Read the result of an ended job from its folder. If its process died, the result is incomplete.
 
     Args:
-        job: the job.
+        folder: the folder of the job's files.
         said: the last line that the process printed.
         where: the name of the device, for errors.
+        job: the job.
 
     Raises:
         WorkerError: ncnn failed, and the job could not continue.
@@ -109,7 +110,7 @@ def read_result(folder: Path, said: str, where: str, job: Job[R]) -> R:
 
 
 def measured(result: Result) -> list[VariantResult]:
-    """The variants of a job that measured some."""
+    """The variants in the result of a job; empty if the job measured none."""
     return result.variants if isinstance(result, MeasureResult) else []
 
 

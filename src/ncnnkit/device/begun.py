@@ -21,7 +21,7 @@ class Begun:
     """The processes that a device has started.
 
     Attributes:
-        cancelled: an event that is set when everything shall end. Code that waits or retries checks it.
+        cancelled: an event that is set when everything is to end. Code that waits or retries checks it.
     """
 
     def __init__(self) -> None:

@@ -285,7 +285,7 @@ class Board:
 
 
 def _as_here(engine: Engine) -> str:
-    """An engine's package in the version that is installed here, as pip takes it: its models are made for that."""
+    """A requirement for pip: an engine's package in the version on this machine, for which its models are made."""
     return f"{engine.package}=={engine.version()}"
 
 
@@ -307,8 +307,8 @@ def _own(path: str, folder: Path) -> str:
     """
     own = re.fullmatch(rf"{OUTPUTS}/([^/\0]+)", path)
     if own is None or own[1] in (".", "..") or not (folder / path).is_file() or (folder / path).is_symlink():
-        raise ValueError(f"{path!r} is no output of this job")
+        raise ValueError(f"{path!r} is not an output of this job")
     rows = Rows(folder / path)
     if rows.dtype != np.float32 or rows.bytes != (folder / path).stat().st_size:
-        raise ValueError(f"{path!r} is no whole array of float32")
+        raise ValueError(f"{path!r} is not a complete array of float32")
     return str(folder / path)

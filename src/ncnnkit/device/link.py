@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 from ..codec import decode
-from ..errors import DeviceError, FormatError
+from ..errors import DeviceError, FormatError, StorageError
 from ..older import file_digest
 from ..onboard import MARK
 from ..onboard.agent import BEAT
@@ -73,7 +74,7 @@ class Link:
                     yield said
 
     def fetch(self, request: Sequence[str], folder: Path) -> None:
-        """Unpack the answer, a tar of plain files, below ``folder``. It may fill half of the free space there."""
+        """Unpack the answer, a tar of plain files, into ``folder``. It may use half of the free space there."""
         room = shutil.disk_usage(folder).free // 2
         with self.begin(request) as process, self._reading(process, request[0]) as reader:
             fileobj = cast("IO[bytes]", _Tar(reader))
@@ -81,7 +82,7 @@ class Link:
                 for member in archive:
                     room -= member.size
                     if not member.isfile() or room < 0:
-                        raise ValueError(f"{member.name!r} is no plain file, or too large")
+                        raise ValueError(f"{member.name!r} is not a plain file, or is too large")
                     unpack(archive, member, folder)
 
     def send(self, files: Sequence[Path]) -> list[str]:
@@ -131,7 +132,7 @@ class Link:
                 return attempt()
             except Lost as error:
                 if pause is None or self.begun.cancelled.wait(pause):
-                    hint = error.hint or "what ran there goes on: run again to take it up"
+                    hint = error.hint or "the work there continues: run again to resume it"
                     raise Lost(error.what, where=self._where, hint=hint) from None
         raise AssertionError("unreachable")
 
@@ -183,14 +184,25 @@ class _Tar:
 
 
 def unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    """Write a plain file of an archive below a folder. Python's own filter for that is missing before 3.11.4."""
+    """Write a plain file of an archive into a folder. Older versions of Python lack tarfile's filter for that.
+
+    Raises:
+        ValueError: the file would be outside the folder.
+        StorageError: the disk is full or not writable.
+    """
     home, path = folder.resolve(), (folder / member.name).resolve()
     stream = archive.extractfile(member)
     if home not in path.parents or stream is None:
         raise ValueError(f"{member.name!r} is outside the folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        shutil.copyfileobj(stream, file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            shutil.copyfileobj(stream, file)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise StorageError(f"cannot be written: {error.strerror}", where=str(folder)) from None
+        # Its name is too long, or that of a folder, or a file is where its folder should be.
+        raise ValueError(f"{member.name[:80]!r} cannot be the name of a file: {error.strerror}") from None
 
 
 def digest(path: Path) -> str:

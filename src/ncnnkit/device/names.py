@@ -26,7 +26,7 @@ def load_names() -> dict[str, str]:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot be read: {error}", where=str(path)) from None
     if not all(isinstance(address, str) for address in table.values()):
-        raise RecipeError('must hold lines of name = "address"', where=str(path))
+        raise RecipeError('must contain lines of name = "address"', where=str(path))
     return table
 
 
@@ -56,6 +56,7 @@ def remove_name(name: str) -> None:
 
 
 def is_address(text: str) -> bool:
+    """Whether a text has the form of an address, not of a name."""
     return text == "local" or text.partition("://")[0] in TRANSPORTS
 
 

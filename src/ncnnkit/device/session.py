@@ -32,8 +32,8 @@ class Session:
     Args:
         model: an Artifact, a Graph, or the path of a ``.param`` with its ``.bin`` beside it.
         backend: ``"cpu"`` or ``"vulkan"``.
-        precision: one of the model's own (:attr:`Artifact.precisions`); by default that for which it was made. It sets
-                all of ncnn's options that belong to it.
+        precision: one of the model's own (:attr:`Artifact.precisions`); by default the one for which it was made. It
+                determines all of ncnn's options for precision.
         threads: the number of CPU threads; by default all cores on this machine, and ncnn's default on a board.
         keep_blobs: keep all intermediate blobs of a run for :meth:`blobs`. This needs memory.
         device: where it runs; by default this machine.
@@ -98,7 +98,7 @@ class Session:
         self.inputs: tuple[str, ...] = tuple(loaded.inputs)
         self.outputs: tuple[str, ...] = tuple(loaded.outputs)
         self.gpu: VulkanDevice | None = loaded.device
-        """The Vulkan device in use; None on the CPU, and where there was none to be had."""
+        """The Vulkan device in use; None on the CPU, also if Vulkan was asked for but there is no device."""
 
     def __enter__(self) -> Session:
         return self
@@ -141,7 +141,8 @@ class Session:
     def blobs(self, *inputs: Array, names: Sequence[str]) -> tuple[Array, ...]:
         """Like :meth:`run`, but returns the blobs with these ``names``, which may be intermediate blobs.
 
-        The output of a requantising layer holds int8 steps as floats. Divide it by that layer's ``output_scale``.
+        Intermediate blobs need ``keep_blobs``. The output of a requantising layer is int8 codes as floats. Divide it by
+        that layer's ``output_scale`` to dequantise it.
         """
         arrays = [np.asarray(a, np.float32) for a in inputs]
         for i, expected in enumerate(self.artifact.graph.input_shapes()[: len(arrays)]):
@@ -168,6 +169,7 @@ def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = 
     """A random sample: a float32 array for each network input, without a batch axis.
 
     Args:
+        graph: the network.
         shapes: the shapes of the inputs; by default those in the file.
         where: the name of the model, for errors.
 

@@ -40,6 +40,7 @@ class Site:
 
     @property
     def has_gpu(self) -> bool:
+        """Whether it has a Vulkan device that is not a software device."""
         return self.machine.has_gpu
 
     def cluster(self, name: str) -> tuple[int, ...]:

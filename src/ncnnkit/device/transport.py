@@ -198,7 +198,7 @@ class Adb(Transport):
 def parse_ssh(address: str) -> tuple[str, list[str]]:
     """(host as OpenSSH takes it, options for port and user) of an ``ssh://`` address. Raises RecipeError."""
     parts = urlsplit(address)
-    bad = RecipeError(f"{address!r} is no address of a board", hint="as ssh://user@rock5b:22")
+    bad = RecipeError(f"{address!r} is not an address of a board", hint="such as ssh://user@rock5b:22")
     try:
         host, port, user = parts.hostname, parts.port, unquote(parts.username or "")
     except ValueError:

@@ -24,9 +24,8 @@ def fetch_wheels(board: Platform, where: str, begun: Begun, packages: Sequence[s
         board: the facts about the board.
         where: the name of the board, for errors.
         begun: gets pip's process, so that it can be ended.
-        packages: the requirements for pip; by default numpy, and ncnn in the version of this machine, because models
-            were
-                quantised and verified with it.
+        packages: the requirements for pip; by default numpy, and the version of ncnn on this machine, because models
+            were quantised and verified with it.
 
     Raises:
         DeviceError: pip is missing, or finds no wheels for such a board.

@@ -1,4 +1,4 @@
-"""Variants that did not do what they were asked to: their outputs are bitwise equal to those of another variant."""
+"""Finds variants that did not run as requested: their outputs are bitwise equal to those of another variant."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from ..record.variant import Variant
 
 
 def refuse_copies(variants: Sequence[Variant], results: Sequence[VariantResult]) -> list[Variant]:
-    """Call variants ``fallback`` whose outputs are bitwise equal to those of the variant that they must differ from.
+    """Set the status of variants to ``fallback`` if their outputs are bitwise equal to those of another variant.
 
-    That is, for a GPU, the same precision on the CPU: it did not run on the GPU, despite the driver. For fp16 and bf16
-    of another engine it is fp32: such engines take a precision as a hint, and do not say whether they follow it. A
-    model of ncnn stores its weights in the precision, so its outputs differ.
+    A variant on a GPU is compared with the same precision on the CPU. If they are equal, the CPU computed, although the
+    driver reports a GPU. fp16 and bf16 of another engine are compared with fp32: such engines use a precision as a
+    hint, and do not report whether they follow it. This is not necessary for ncnn on the CPU, because its models store
+    the weights in the precision.
 
     Args:
-        variants: of a run.
-        results: of the job that measured them, in the same order.
+        variants: the variants of a run.
+        results: the results of the job that measured them, in the same order.
     """
     outputs = {_key(v): r.outputs for v, r in zip(variants, results)}
     found = []
@@ -37,11 +38,11 @@ def _key(variant: Variant) -> tuple[str, str, str, str]:
 
 
 def _twins(variant: Variant) -> list[tuple[tuple[str, str, str, str], str]]:
-    """The variants from which this one must differ, each with what it means if it does not."""
+    """The keys of the variants from which this one must differ, each with the reason if the outputs are equal."""
     engine, device, backend, precision = _key(variant)
     found = []
     if backend != "cpu":
-        same = "the outputs are bitwise equal to the CPU's, so this ran on the CPU"
+        same = "the outputs are bitwise equal to those of the CPU, so it ran on the CPU"
         found.append(((engine, device, "cpu", precision), same))
     if engine != NCNN and precision in ("fp16", "bf16"):
         same = f"the outputs are bitwise equal to those of fp32: this engine has no {precision} arithmetic here"

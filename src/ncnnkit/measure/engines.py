@@ -1,7 +1,7 @@
-"""Other engines beside ncnn: their models of the same network, and the variants that are measured of them.
+"""Engines other than ncnn: their models of the same network, and the variants to measure.
 
-An engine makes its models with its own tools (:mod:`ncnnkit.onboard.engines`), each in a process of its own. They are
-measured in the same job as ncnn's, so their rounds are interleaved with those.
+An engine makes each model with its own tools (:mod:`ncnnkit.onboard.engines`), in a separate process. The models are
+measured in the same job as ncnn's, in interleaved rounds.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from ..source.interchange import as_onnx
 from .variants import VariantSpec
 
 MAKING = 1800.0
-"""Seconds until an engine's converter or quantiser is given up."""
+"""Seconds after which an engine's converter or quantiser is stopped."""
 
 Kind = Literal["float", "int8"]
 Kernels = tuple[bool, bool]
-"""What an int8 model is made for: whether the CPU is an Arm, and whether it has an int8 dot product."""
+"""The CPU of an int8 model: (whether it is an Arm CPU, whether it has int8 dot products)."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """The network as other engines get it.
+    """The network in the form that other engines read.
 
     Attributes:
-        onnx: a file with fixed shapes; None: there is none.
-        inputs: the inputs, in the file's order, named as there.
+        onnx: an ONNX file with fixed shapes; None if there is none.
+        inputs: the inputs of the file, in its order.
         outputs: the names of the outputs, in the order of the reference.
-        output_shapes: of the outputs, without the batch axis.
-        reason: why there is no file.
+        output_shapes: the shapes of the outputs, without the batch axis.
+        reason: why there is no file; empty if there is one.
     """
 
     onnx: Path | None
@@ -63,22 +63,22 @@ class Original:
 
     @property
     def shapes(self) -> dict[str, list[int]]:
-        """Of inputs and outputs, with the batch axis."""
+        """The shapes of inputs and outputs by name, with the batch axis."""
         found = {spec.name: list(spec.original_shape) for spec in self.inputs}
         return found | {name: [1, *shape] for name, shape in zip(self.outputs, self.output_shapes)}
 
 
 @dataclass(frozen=True)
 class EngineModel:
-    """A model that an engine made, or why it made none.
+    """A model that an engine made, or the reason why it made none.
 
     Attributes:
         engine: the engine.
         kind: ``float`` or ``int8``.
-        kernels: what an int8 model is made for.
-        files: its files, as :attr:`Engine.suffixes` says.
-        seconds: the time that making it took.
-        reason: why there is none; empty: there is one.
+        kernels: the CPU for which an int8 model is made.
+        files: its files, in the order of :attr:`Engine.suffixes`.
+        seconds: the time to make it.
+        reason: why there is no model; empty if there is one.
     """
 
     engine: Engine
@@ -89,7 +89,7 @@ class EngineModel:
     reason: str = ""
 
     def record(self) -> EngineModelRecord:
-        """The model as run.json holds it."""
+        """The record of the model in run.json."""
         settings = self.engine.settings
         return EngineModelRecord(
             kind=self.kind,
@@ -101,10 +101,10 @@ class EngineModel:
 
 
 def chosen_engines(names: Sequence[str]) -> list[Engine]:
-    """The engines of these names; of ``all`` those that are installed.
+    """The engines with these names. ``all`` stands for the installed engines.
 
     Raises:
-        RecipeError: one of them is not installed.
+        RecipeError: a named engine is not installed.
     """
     if ALL in names:
         return [engine for engine in ENGINES.values() if engine.version()]
@@ -118,12 +118,12 @@ def chosen_engines(names: Sequence[str]) -> list[Engine]:
 
 @dataclass(frozen=True)
 class OtherEngines:
-    """What other engines have to be measured with.
+    """The models of other engines, and their samples.
 
     Attributes:
-        original: the network as they get it.
-        models: what they made of it.
-        fed: a file for each input with the samples as the original takes them.
+        original: the network in the form that they read.
+        models: the models that they made.
+        fed: a .npy file for each input, with the samples in the shape that the original takes.
     """
 
     original: Original
@@ -136,7 +136,7 @@ class OtherEngines:
         return [path for model in self.models for path in model.files]
 
     def variants(self, recipe: Recipe, sites: Sequence[Site]) -> list[VariantSpec]:
-        """Every precision of every engine on each of its backends that the recipe allows, on every device."""
+        """The variants: each precision and backend of each engine that the recipe allows, on each device."""
         engines = dict.fromkeys(model.engine for model in self.models)
         return [
             self._variant(recipe, site, engine, precision, backend)
@@ -170,7 +170,7 @@ class OtherEngines:
         )
 
     def records(self) -> list[EngineRecord]:
-        """The engines as run.json holds them."""
+        """The records of the engines in run.json."""
         return [
             EngineRecord(
                 name=engine.name,
@@ -184,7 +184,7 @@ class OtherEngines:
 
 
 NO_ENGINES = OtherEngines(Original(None))
-"""None was asked for."""
+"""For a run without other engines."""
 
 
 def prepare_engines(
@@ -200,19 +200,19 @@ def prepare_engines(
     budget: Budget = UNBOUNDED,
     progress: Progress = silent,
 ) -> OtherEngines:
-    """Let each engine make its models: one in floating point, and int8 ones for the CPUs of the devices.
+    """Let each engine make its models: one in floating point, and an int8 model for each kind of CPU.
 
     Args:
         engines: the engines.
-        recipe: says which precisions are wanted.
+        recipe: the recipe, which names the precisions.
         source: the original.
         outputs: the shapes of the reference outputs, by their names.
-        calibration: the samples that quantisers may use, as the original takes them.
-        evaluation: the samples that are measured, as the original takes them.
+        calibration: the samples for the quantisers, in the shapes that the original takes.
+        evaluation: the samples to measure, in the shapes that the original takes.
         sites: the devices.
-        folder: gets the models. Other files are in folders of it.
-        budget: how many samples the quantisers get.
-        progress: called with (models made, all).
+        folder: the folder for the models. Other files go to folders in it.
+        budget: limits the number of samples for the quantisers.
+        progress: called with (models made, number of models).
     """
     scratch = folder / "engines"
     scratch.mkdir()
@@ -228,7 +228,7 @@ def make_engine_models(
     engines: Sequence[Engine], recipe: Recipe, original: Original, calibration: KeptSamples, sites: Sequence[Site],
     name: str, folder: Path, progress: Progress = silent,
 ) -> list[EngineModel]:  # fmt: skip
-    """The models of engines, each made in a process of its own; the arguments are those of :func:`prepare_engines`."""
+    """The models of engines, each made in a separate process. The arguments are those of :func:`prepare_engines`."""
     kernels = list(dict.fromkeys(kernels_of(site) for site in sites))
     floats = any(precision not in ("int8", "mixed") for precision in recipe.precisions)
     todo: list[tuple[Engine, Kind, Kernels]] = []
@@ -245,12 +245,12 @@ def make_engine_models(
 
 
 def original_for_engines(source: ModelSource, outputs: Mapping[str, tuple[int, ...]], folder: Path) -> Original:
-    """The network as a file that other engines read; without one, with the reason.
+    """The network as a file that other engines read, or the reason why there is no such file.
 
     Args:
         source: the original.
         outputs: the shapes of the reference outputs, by their names.
-        folder: gets the file.
+        folder: the folder for the file.
     """
     try:
         path = as_onnx(source, folder)
@@ -262,7 +262,7 @@ def original_for_engines(source: ModelSource, outputs: Mapping[str, tuple[int, .
 
 
 def kernels_of(site: Site) -> Kernels:
-    """What an int8 model must be made for on a device."""
+    """The kind of CPU of a device, for which an int8 model is made."""
     features = site.machine.cpu_features
     arm = site.machine.machine.startswith(("aarch64", "arm"))
     return arm, any("vnni" in feature or feature == "int8-dot-product" for feature in features)
@@ -271,7 +271,7 @@ def kernels_of(site: Site) -> Kernels:
 def _make(
     engine: Engine, kind: Kind, kernels: Kernels, original: Original, calibration: KeptSamples, stem: Path
 ) -> EngineModel:
-    """One model, made in a process of its own: an engine's tools may crash, and print, and take much memory."""
+    """Make one model in a separate process, because an engine's tools may crash, print, or need much memory."""
     missing = engine.missing_tools()
     if original.onnx is None or missing:
         needs = f"making its models needs {' and '.join(missing)}"
@@ -301,7 +301,7 @@ def _make(
             env={**os.environ, "TMPDIR": str(original.onnx.parent)}, preexec_fn=die_with_parent,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        reason = f"its tools did not finish within {MAKING:.0f} s"
+        reason = f"its tools did not end within {MAKING:.0f} s"
     else:
         reason = _why_it_failed(done)
     seconds = time.monotonic() - start
@@ -313,7 +313,7 @@ def _make(
 
 
 def _why_it_failed(done: subprocess.CompletedProcess[bytes]) -> str:
-    """The reason for an end that was not regular, as a clause; empty otherwise."""
+    """Why the process failed, as a clause; empty if it did not."""
     if not done.returncode:
         return ""
     said = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
@@ -324,7 +324,7 @@ def _why_it_failed(done: subprocess.CompletedProcess[bytes]) -> str:
 
 
 def job_model(model: EngineModel, precision: str, original: Original) -> JobModel:
-    """A model of an engine as a job names it."""
+    """The model of an engine in the form that a job takes."""
     return JobModel(
         files=[str(path) for path in model.files],
         precision=precision,

@@ -1,4 +1,4 @@
-"""Chooses the samples with which the programs of a run are tested."""
+"""Chooses the samples that test the programs of a run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def choose_examples(evaluation: ImageSet, reference: Outputs, measured: Mapping[
     """Samples that are small enough, spread evenly over the set.
 
     Args:
-        evaluation: the samples. Of an image with tiles, the first tile is used: a program runs all, and compares this
-            one.
+        evaluation: the samples. For an image with tiles, the first tile is used. A program runs all tiles, and compares
+            this one.
         reference: the original's outputs for them.
         measured: variant -> its outputs. A slow variant may have run only the first samples.
     """
@@ -58,7 +58,7 @@ def files_of(item: Item) -> tuple[tuple[str, bytes], ...]:
 
 
 def ending_of(path: Path) -> str:
-    """The extension of an image file; ``.img`` if it has no usual one."""
+    """The extension of an image file; ``.img`` if it is not a usual one."""
     ending = path.suffix.lower()
     return ending if ending[1:].isalnum() and ending.isascii() else ".img"
 

@@ -28,16 +28,16 @@ def refuse_wrong_outputs(
     Outputs are wrong if they contain NaN or infinity, or more noise than :func:`what_is_wrong` explains by the
     precision, by the conversion, and by the same precision on the CPU of the same device.
 
-    If the number of values of an output depends on the sample, as with detections, only this number is compared,
-    because rounding may move a score over a threshold, which adds or removes a box. Such an output is wrong if it has
-    another number of values than the original for more than half of the samples.
+    If the number of values of an output depends on the sample, as with detections, only this number is compared:
+    rounding may move a score across a threshold, and so add or remove a box. Such an output is wrong if its number of
+    values differs from that of the original for more than half of the samples.
 
     Args:
         variants: the variants of a run.
-        specs: what they were made from, in the same order.
+        specs: their specifications, in the same order.
         results: the results of the job that measured them, in the same order.
         exact: the network in fp32.
-        few: samples to compare layer by layer.
+        few: a few samples for the comparison layer by layer.
         conversion_db: the SQNR of the converted network in fp32 against the original, dB; None if they are equal.
     """
     explained = [] if conversion_db is None else [conversion_db]

@@ -8,7 +8,7 @@ from ..onboard.protocol import JobModel
 
 
 def job_model(model: Artifact) -> JobModel:
-    """The model of a job. ``model`` must be in files, and is run at its precision."""
+    """The model in the form that a job takes. ``model`` must be stored in files. It runs at its precision."""
     assert model.param is not None
     return JobModel(
         files=[str(model.param), str(model.param.with_suffix(".bin"))],

@@ -20,7 +20,7 @@ from ..onboard.scratch import Scratch
 from .models import job_model
 
 ADDS_UP = 0.1
-"""How much the sum of the layers may differ from the whole without a note."""
+"""The largest relative difference between the sum of the layers and the whole without a note."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class LayerTime:
         ms: the median time, ms.
         share: its share of the sum over all layers, 0 to 1.
         bits: the bits of an output value: 32, 16 or 8; None on a GPU, because its blobs are converted to fp32.
-        precision: the precision in which it computed. For fp16 and bf16: in which its blobs are stored. None if
-            unknown.
+        precision: the precision in which it computed, or for fp16 and bf16 the precision in which its blobs are stored;
+            None if unknown.
         runs_on: ``CPU`` or ``Vulkan``.
     """
 
@@ -56,7 +56,7 @@ class Profile:
         threads: the number of CPU threads.
         device: the Vulkan device, or None.
         how: a sentence on how this was measured, and how much measuring slowed the network.
-        notes: what else a reader must know.
+        notes: further facts that a reader needs.
         conditions: clocks, temperatures and power during the measurement.
     """
 
@@ -97,19 +97,19 @@ def profile(
     Args:
         model: an Artifact, a Graph or the path of a ``.param``.
         run_job: a function that does a job, here (:func:`ncnnkit.onboard.jobs.run_job`) or on a board.
-        precision: one of the model's own (:attr:`Artifact.precisions`); by default that for which it was made.
+        precision: a precision of the model (:attr:`Artifact.precisions`); by default the one for which it was made.
         backend: ``cpu`` or ``vulkan``.
         threads: the number of CPU threads; 0: ncnn's default.
-        cpus: the CPUs to pin to.
+        cpus: the CPUs to which the process is pinned.
         shapes: the shapes of the inputs, if the file does not have them.
         sample: a float32 array for each network input, without a batch axis; by default noise.
-        repeats: the number of inferences whose layers are timed. As many are timed as a whole.
-        fix_clocks: hold the clocks at their maximum, if that is permitted.
+        repeats: the number of inferences with timed layers. The same number of inferences is timed as a whole.
+        fix_clocks: whether to hold the clocks at their maximum, if permitted.
 
     Raises:
         RecipeError: an unknown backend or precision.
         ModelError: the shape of an input is not known, or the model cannot be run at this precision.
-        RuntimeFailure: ncnn crashed or refused.
+        RuntimeFailure: ncnn crashed or refused the network.
     """
     artifact = Artifact.of(model).at(precision).on(backend)
     graph = artifact.graph
@@ -169,7 +169,7 @@ def _profile(layers: Sequence[Layer], result: ProfileResult, precision: str, bac
         rows.append(LayerTime(layer.name, layer.type, ms, ms / total, seen, computed, "Vulkan" if vulkan else "CPU"))
     notes = []
     if asked_for_gpu and not on_gpu:
-        notes.append("no Vulkan device: ncnn ran all of it on the CPU")
+        notes.append("no Vulkan device: ncnn ran all layers on the CPU")
     elif result.device and result.device.type == "cpu":
         notes.append(f"runs in software on the CPU: {result.device.name}")
     astray = [row.name for row in rows if row.runs_on == "CPU"] if on_gpu else []
@@ -178,7 +178,7 @@ def _profile(layers: Sequence[Layer], result: ProfileResult, precision: str, bac
     if abs(total / result.whole - 1) > ADDS_UP:
         notes.append(
             f"the sum of the layers differs from the whole by more than {ADDS_UP:.0%}: other processes ran, or "
-            "the network is so small that the start of an inference matters"
+            "the network is so small that the start of an inference takes a large part of the time"
         )
     if result.conditions.throttled:
         notes.append("throttled: " + "; ".join(result.conditions.throttled_by))

@@ -47,7 +47,7 @@ NOISY = 0.5
 """If the interquartile range of the rounds' ratios divided by their median is larger, the final is too noisy."""
 
 OUTLYING = 5.0
-"""If a round's time divided by the median of the rounds is larger, another program disturbed it."""
+"""If the time of a round divided by the median is larger, another program disturbed the round."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def placements(clusters: Sequence[Cluster]) -> list[Placement]:
     """The placements to try: of a cluster, all its cores and the powers of two below; and all cores of the machine.
 
     With hyperthreads, each thread gets its own core if there are enough cores. The slowest cluster is tried only as a
-    whole, because fewer of its cores are slower still. A single cluster is not pinned to, unless it has hyperthreads,
-    because the system cannot choose wrong cores there.
+    whole, because fewer of its cores are slower still. If there is only one cluster and it has no hyperthreads, threads
+    are not pinned, because the system cannot choose wrong cores.
 
     Args:
         clusters: the clusters of a machine, the slowest first.
@@ -158,7 +158,7 @@ class Candidate(CandidateResult):
     """A candidate and its result.
 
     Attributes:
-        rungs: in how many rungs it was in the better half; None if it was dropped.
+        rungs: the number of rungs in which it was in the better half; None if it was dropped.
     """
 
     rungs: int | None = None
@@ -177,9 +177,9 @@ class Tuning:
             rounds.
         ms: the median latencies of ``settings`` and ``base``, ms.
         cosine: the cosine between the worst output and the reference's.
-        candidates: all candidates; those that lasted longest come first.
-        why: all this in a sentence.
-        notes: what else a reader must know.
+        candidates: all candidates. Those that stayed longest in the search come first.
+        why: a sentence that summarises this.
+        notes: further facts that a reader needs.
         conditions: clocks, temperatures and power while the winner ran in the final.
         clocks: which clocks were fixed, if requested.
     """
@@ -213,12 +213,12 @@ def tune(
     rounds: int = 10,
     fix_clocks: bool = False,
 ) -> Tuning:
-    """Search the fastest run settings of a model on one machine, in one job.
+    """Find the fastest run settings of a model on one machine, in one job.
 
     Args:
-        model: an Artifact, a Graph or the path of a ``.param``. A floating-point model is run in fp32, fp16 and bf16,
-            and the outputs of candidates are compared with fp32. The reference of an int8 or mixed model is the model
-            itself with ncnn's defaults.
+        model: an Artifact, a Graph or the path of a ``.param``. A floating-point model runs in fp32, fp16 and bf16, and
+            the outputs of candidates are compared with fp32. An int8 or mixed model is compared with itself with ncnn's
+            defaults.
         run_job: a function that does a job on that machine.
         machine: the facts about the machine.
         int8: the same network in int8, as a further candidate.
@@ -229,11 +229,11 @@ def tune(
         seconds: the time for timing all candidates together. Loading takes additional time.
         final_seconds: the time for each finalist, seconds; by default a twelfth of ``seconds``.
         rounds: the number of rounds of the final.
-        fix_clocks: hold the clocks at their maximum, if that is permitted.
+        fix_clocks: whether to hold the clocks at their maximum, if permitted.
 
     Raises:
         ModelError: the shape of an input is unknown, or the model cannot run at a precision.
-        RuntimeFailure: not even the reference or the defaults ran.
+        RuntimeFailure: the reference or the defaults did not run.
     """
     given = [Artifact.of(made) for made in (model, int8) if made is not None]
     with ExitStack() as stack:
@@ -244,7 +244,8 @@ def tune(
         models = {name: models[name] for name in PRECISIONS if name in models}
         unknown = sorted(set(precisions or ()) - models.keys())
         if unknown:
-            raise ModelError(f"cannot run in {unknown[0]}", where=given[0].name, hint=f"there are {', '.join(models)}")
+            hint = f"it can run in {', '.join(models)}"
+            raise ModelError(f"cannot run in {unknown[0]}", where=given[0].name, hint=hint)
         wanted = {name: made for name, made in models.items() if name in (precisions or models)}
         rows = candidates(wanted, machine, backends=backends)
         exact = FLOATS[0] if FLOATS[0] in on_disk[0].precisions else on_disk[0].precision
@@ -307,7 +308,7 @@ def judge(tried: Sequence[Settings], result: TuneResult, machine: Machine) -> Tu
         why = _why(chosen, base, ratio, interval, without)
     elif apart and spread > NOISY:
         why = (
-            f"too noisy to recommend other settings than {_defaults(base)}: the best was {ratio:.2f} times as fast "
+            f"too noisy to recommend other settings than {_defaults(base)}: the fastest were {ratio:.2f} times as fast "
             f"({interval}); stop other programs, hold the clocks (--fix-clocks), or give more --seconds"
         )
     else:
@@ -325,7 +326,7 @@ def _name(winner: Settings, tried: Sequence[Settings]) -> str:
 
 
 def _outliers(name: str, times: Sequence[float]) -> list[str]:
-    """A sentence about rounds that took far longer than the others."""
+    """A sentence about rounds that took far longer than the others; none if there are no such rounds."""
     median = float(np.median(times))
     far = [ms for ms in times if ms > OUTLYING * median]
     if not far:
@@ -338,7 +339,7 @@ def _outliers(name: str, times: Sequence[float]) -> list[str]:
 
 
 def _ties(result: TuneResult, chosen: str, spread: float) -> list[str]:
-    """A sentence: which candidates of the last rung were as fast as the winner, within the spread of the final."""
+    """A sentence that names the candidates of the last rung that were as fast as the winner, within the spread."""
     scores = result.rungs[-1].scores if result.rungs else {}
     bound = scores.get(chosen, 0.0) * (1 + spread)
     ties = [name for name, score in scores.items() if name != chosen and score <= bound]
@@ -353,7 +354,7 @@ def _why(chosen: Settings, base: Settings, ratio: float, interval: str, without:
 
 def _nothing(base: Settings, ratio: float, other: bool, interval: str) -> str:
     noise = ", which is within noise" if ratio >= 1 else ""
-    best = f"; the best other was {ratio:.2f} times as fast ({interval}){noise}" if other else ""
+    best = f"; the fastest other settings were {ratio:.2f} times as fast ({interval}){noise}" if other else ""
     return f"nothing is clearly faster than {_defaults(base)}{best}"
 
 

@@ -44,7 +44,7 @@ Array = NDArray[Any]
 NO_VULKAN = "there is no Vulkan device"
 SOFTWARE_SECONDS = 1.0  # seconds for evaluating, and for timing, on a software Vulkan device
 SOFTWARE_COST = 200  # time of an inference on a software Vulkan device divided by that on a CPU
-SOFTWARE_INFERENCES = 3  # least inferences of a variant there: two samples, and one that is timed
+SOFTWARE_INFERENCES = 3  # least inferences of a variant on such a device: two samples, and one that is timed
 LEAST_TIMED = 3  # inferences in a round, if the budget allows
 LEAST_EVALUATED = 2  # samples; the outputs of one do not show how they vary
 
@@ -88,7 +88,7 @@ def write_models(
 
 
 def free_path(folder: Path, name: str, suffix: str) -> Path:
-    """A path in a folder at which there is no file yet: the names of two devices may give the same file name."""
+    """The path of a new file in a folder. The names of two devices may give the same file name."""
     paths = (
         folder / f"{name}{number}{suffix}" for number in itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
     )
@@ -97,7 +97,7 @@ def free_path(folder: Path, name: str, suffix: str) -> Path:
 
 @dataclass(frozen=True)
 class VariantSpec:
-    """A variant to measure, or why it is not measured.
+    """A variant to measure, or the reason why it is not measured.
 
     Attributes:
         model: the model for ncnn; None if there is none.
@@ -122,7 +122,7 @@ class VariantSpec:
 
     @property
     def job_model(self) -> JobModel | None:
-        """The model as a job names it; None where there is none to run."""
+        """The model in the form that a job takes; None if there is none to run."""
         if self.other:
             return self.other
         return job_model(self.model) if self.model and self.model.param else None
@@ -152,9 +152,9 @@ def list_variants(
         refused = [model.refused_by_vulkan if backend == "vulkan" else "" for model in found]
         model, skipped = next((model for model, why in zip(found, refused) if not why), None), ""
         if model is None and (found or (backend == "vulkan" and not PRECISIONS[precision].vulkan)):
-            skipped = refused[0] if found else f"a {precision} model is made for the CPU's kernels"
+            skipped = refused[0] if found else f"a {precision} model is made for the kernels of the CPU"
         elif precision == "mixed" and model is None and site.emulated:
-            skipped = "a plan needs timings, and those of an emulated device are not real"
+            skipped = "a plan needs timings, and the timings of an emulated device are not real"
         elif precision == "mixed" and model is None and site in unplanned:
             skipped = unplanned[site]
         elif model is None:
@@ -162,7 +162,8 @@ def list_variants(
         elif backend == "vulkan" and not site.machine.vulkan:
             model, skipped = None, NO_VULKAN
         elif backend == "vulkan" and not site.has_gpu and not allows_software(recipe, budget):
-            model, skipped = None, f"there is no GPU, and in software it would take minutes at --effort {recipe.effort}"
+            model = None
+            skipped = f"there is no GPU, and software Vulkan would take minutes at --effort {recipe.effort}"
         cpus = site.cluster(recipe.cluster)
         threads = recipe.threads or len(cpus) or site.machine.cores
         return VariantSpec(site.variant(precision, backend), precision, backend, threads, site, model, skipped, cpus)
@@ -199,15 +200,16 @@ def measure(
 
     Args:
         specs: the variants; those without a model are skipped.
-        inputs: a .npy file (N, …) of float32 for each network input. All samples are evaluated, the last is timed.
+        inputs: a .npy file (N, …) of float32 for each network input. All samples are evaluated, and the last one is
+            timed.
         folder: the folder in which ``scratch``, with the outputs, is created.
         seconds: the time for each variant, spread over ``rounds``.
         sustained: how long each variant then runs alone without pauses, seconds.
-        fix_clocks: hold the clocks at their maximum, if that is permitted.
+        fix_clocks: whether to hold the clocks at their maximum, if permitted.
         budget: limits the timed inferences of each variant if they take longer than ``seconds``; at least two.
 
     Returns:
-        A result for each variant, in order. If a device was lost, the results of its variants are ``crashed``, with the
+        A result for each variant, in order. If a device was lost, its variants have the status ``crashed``, with the
         reason.
     """
     scratch = folder / "scratch"
@@ -264,7 +266,7 @@ def time_at(
     budget: Budget = UNBOUNDED,
     progress: Progress = silent,
 ) -> list[LatencyAt]:
-    """The latency of variants for inputs of other shapes, for those that ran with their own shapes.
+    """The latency, at other input shapes, of the variants that ran at their own shapes.
 
     Args:
         specs: the variants.
@@ -307,9 +309,9 @@ def variant_record(
     param = spec.model.param if spec.model else None
     figures = as_quantised = None
     if result.outputs and reference is not None:
-        # In ncnn, blobs that no layer reads are outputs, too, and follow the model's own.
+        # In ncnn, blobs that no layer reads are outputs, too. They come after the outputs of the model.
         outputs = Outputs.opened(result.outputs).first(len(reference.rows))
-        if spec.engine != NCNN and len(outputs.rows) == len(reference.rows):  # its models have names of their own
+        if spec.engine != NCNN and len(outputs.rows) == len(reference.rows):  # its models have other output names
             outputs = Outputs(dict(zip(reference.rows, outputs.rows.values())))
         reason = _unfit(outputs, reference, varies=spec.model is not None and spec.model.graph.varies)
         if reason:
@@ -358,7 +360,7 @@ def _files(param: Path) -> Files:
 
 
 def compared_layer_by_layer(specs: Sequence[VariantSpec]) -> dict[str, Artifact]:
-    """Name -> the variants whose layers are compared with fp32: the CPU models of the first device."""
+    """Name -> model, for variants to compare with fp32 layer by layer: the CPU models of the first device."""
     return {
         spec.name: spec.model
         for spec in specs
@@ -373,12 +375,12 @@ def _unfit(outputs: Outputs, reference: Outputs, varies: bool) -> str:
         varies: whether the shapes may differ from sample to sample.
     """
     if len(outputs.rows) != len(reference.rows):
-        return f"it has {counted(len(outputs.rows), 'output')}, the original {len(reference.rows)}"
+        return f"it has {counted(len(outputs.rows), 'output')}, the original has {len(reference.rows)}"
     sizes, wanted = ([math.prod(shape) for shape in each.shapes.values()] for each in (outputs, reference))
     if sizes != wanted and not varies:
-        return f"its outputs have {sizes} values, those of the original {wanted}"
+        return f"its outputs have {sizes} values, and those of the original have {wanted}"
     if not 0 < len(outputs) <= len(reference):
-        return f"it has the outputs of {len(outputs)} samples, and {len(reference)} were given"
+        return f"it has outputs for {len(outputs)} samples, but {len(reference)} were given"
     return ""
 
 
@@ -389,14 +391,12 @@ def latency(samples: Sequence[float]) -> Latency:
 
 
 def notes(spec: VariantSpec, result: VariantResult) -> list[str]:
-    """What a reader must know to understand the figures of this variant."""
+    """The facts that a reader needs to understand the figures of this variant."""
     features = set(spec.site.machine.cpu_features)
     on_cpu = spec.backend == "cpu" and spec.engine == NCNN
     said = [EMULATED] if spec.site.emulated and result.samples else []
     if on_cpu and spec.precision == "fp16" and "fp16-arithmetic" not in features:
-        said.append(
-            "ncnn has no fp16 arithmetic for this CPU: the weights are stored as fp16 and computed with in fp32"
-        )
+        said.append("ncnn has no fp16 arithmetic for this CPU: weights are stored in fp16, and it computes in fp32")
     if on_cpu and spec.precision == "bf16" and not features & {"avx512-bf16", "bf16"}:
         said.append("this CPU has no bf16 instructions: ncnn converts to fp32 and back")
     seen = [result.conditions, result.sustained.conditions if result.sustained else None]
@@ -421,8 +421,8 @@ def bench(
 
     Args:
         model: an Artifact, a Graph or the path of a ``.param``.
-        backends: by default the CPU, and Vulkan if there is a GPU.
-        precisions: by default all at which it can run: fp32, fp16 and bf16, or int8, or mixed.
+        backends: the backends; by default the CPU, and Vulkan if there is a GPU.
+        precisions: the precisions; by default all at which the model can run: fp32, fp16 and bf16, or int8, or mixed.
         on: the devices; by default this machine.
         shapes: the shapes of the inputs, if the file does not have them.
 
@@ -460,4 +460,4 @@ def check_usable(variants: Sequence[Variant], where: str) -> None:
     if any(variant.status == "ok" for variant in variants):
         return
     reasons = "; ".join(f"{variant.name} {variant.status}: {variant.reason}" for variant in variants)
-    raise VerificationError(f"nothing usable came out: {reasons}", where=where)
+    raise VerificationError(f"no variant can be used: {reasons}", where=where)

@@ -33,7 +33,7 @@ class EncodedWeight:
 
     Attributes:
         tag: the block's first four bytes, as a little-endian integer.
-        payload: uint8 array, the bytes behind the tag including padding.
+        payload: uint8 array, the bytes after the tag, including padding.
         shape: the shape of the decoded array.
     """
 
@@ -65,7 +65,7 @@ class EncodedWeight:
 
 
 Weight = Array | EncodedWeight
-"""An array's dtype is its storage: float32, float16 or int8; uint8 for bare packed bytes."""
+"""A weight. The dtype of an array is its storage: float32, float16, int8, or uint8 for packed bytes without a tag."""
 
 _MOST_VALUES = 1 << 48  # of one weight; with more, the file is corrupt, and numpy cannot count them
 
@@ -96,7 +96,7 @@ class Layer:
 
     @property
     def op(self) -> Op:
-        """The row of the layer's type. Raises FormatError for a type that ncnn does not have."""
+        """The row of the layer's type in :mod:`ncnnkit.model.ops`. Raises FormatError if ncnn has no such type."""
         try:
             return OPS[self.type]
         except KeyError:
@@ -252,7 +252,7 @@ class Graph:
         raise KeyError(name)
 
     def input_shapes(self) -> list[tuple[int, ...]]:
-        """The shape of each network input without the batch axis; () if the file does not have it.
+        """The shape of each network input without the batch axis; () if the file does not give it.
 
         Old files write -233 for a missing axis.
         """
@@ -268,8 +268,8 @@ class Graph:
         """The shape of every blob, as far as it follows from the layers' params and the inputs' shapes.
 
         Args:
-            input_shapes: the shape of each input, without the batch axis; None if unknown. By default those in the
-                file.
+            input_shapes: the shape of each input, without the batch axis; None if unknown. By default, the shapes in
+                the file.
 
         Returns:
             Blob -> its shape; None if not even the number of axes is certain. An unknown side is a tuple that names its
@@ -385,8 +385,8 @@ class Graph:
 
         Raises:
             FormatError: the type of a layer is unknown, a parameter is unknown or contradictory, a name is used twice,
-                a blob is read before it is made, is made twice or read twice, or a weight is missing or has the wrong
-                size. The error names the layer.
+                a blob is read before it is produced, is produced twice or read twice, or a weight is missing or has the
+                wrong size. The error names the layer.
         """
         checker = Checker()
         for layer in self.layers:
@@ -397,7 +397,8 @@ class Uses:
     """The def-use information of a graph: the producer and the readers of each value, through Splits.
 
     A Split only copies, so all its outputs have the value of its input. The *root* of a blob is the blob in which its
-    value was first made. The object describes the graph at the time of its creation; after a rewrite, make a new one.
+    value was first produced. The object describes the graph at the time of its creation; after a rewrite, make a new
+    one.
 
     Attributes:
         roots: the blobs that are not copies, in the order of execution.
@@ -415,7 +416,7 @@ class Uses:
                 continue
             for blob in layer.outputs:
                 self._root[blob], self._producer[blob], self._readers[blob] = blob, layer, []
-            if layer.type != "Noop" or not read.isdisjoint(layer.outputs):  # otherwise it only marks outputs
+            if layer.type != "Noop" or not read.isdisjoint(layer.outputs):  # an unread Noop only marks outputs
                 for source in sources:
                     self._readers[source].append(layer)
         self._leaving = {self._root[blob] for blob in graph.outputs}
@@ -426,7 +427,7 @@ class Uses:
         return self._root[blob]
 
     def producer(self, blob: str) -> Layer:
-        """The layer that makes the value of a blob; never a Split."""
+        """The layer that computes the value of a blob; never a Split."""
         return self._producer[self._root[blob]]
 
     def readers(self, blob: str) -> list[Layer]:
@@ -447,7 +448,7 @@ class Names:
     Each name is unique and short, because ncnn reads at most 255 bytes of a name.
 
     Args:
-        graphs: the graphs with whose names the new ones must not collide.
+        graphs: the graphs that already have names. New names differ from all of them.
     """
 
     _STEM = 60  # how many bytes of the stem are kept: its end, in which long names differ most
@@ -466,7 +467,7 @@ class Names:
 
 
 class Checker:
-    """Checks the layers of a graph in their order, and refuses the first that is not valid at its place."""
+    """Checks the layers of a graph in order, and refuses the first layer that is not valid where it stands."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()

@@ -1,11 +1,12 @@
 """ncnn's ``.param`` and ``.bin`` files: the only module that knows their bytes.
 
-``.param`` is text: the magic 7767517, the counts of layers and blobs, then a layer a line::
+``.param`` is text: the magic number 7767517, the numbers of layers and blobs, then one line for each layer::
 
     type name #inputs #outputs input-blobs… output-blobs… id=value…
 
 ``.bin`` holds the weights in layer order, each layer's blocks in the order of its row in :mod:`ncnnkit.model.ops`. A
-*tagged* block begins with four bytes that name its storage and is padded to four bytes; the others are bare fp32.
+*tagged* block begins with four bytes that name its storage, and is padded to a multiple of four bytes. The other blocks
+are fp32 without a tag.
 
 =============  ==================================================================
 tag            what follows
@@ -14,7 +15,7 @@ tag            what follows
 0x01306B47     fp16
 0x000D4B38     int8
 0x0002C056     fp32 (legacy; kept as it is)
-anything else  a table of 256 fp32 values, then one uint8 index a value
+anything else  a table of 256 fp32 values, then one uint8 index for each value
 =============  ==================================================================
 
 Sources: ``src/paramdict.cpp``, ``src/modelbin.cpp``, ``src/net.cpp`` and ``tools/modelwriter.h`` of ncnn.
@@ -50,10 +51,10 @@ _BYTES = np.dtype(np.uint8)
 _TOKEN = re.compile(r'(-?\d+)=("[^"\n]*"|[^\s]*)', re.ASCII)
 _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_NAME_LIMIT = 255  # ncnn reads at most so many bytes of a name,
-_PIECE = 15  # of a number or of a text's first piece, which ends before a space or a comma,
-_REST = 240  # and of the rest of a text
-_MOST_NAMED = 3  # items that a warning names
+_NAME_LIMIT = 255  # bytes; ncnn reads no more of a name
+_PIECE = 15  # bytes of a number, or of the first piece of a text, which ends before a space or a comma
+_REST = 240  # bytes of the rest of a text
+_MOST_NAMED = 3  # a warning names no more items than this
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -107,7 +108,7 @@ def _read_text(path: Path) -> str:
 
 
 def parse_param(text: str, *, where: str = "<param>") -> Graph:
-    """Parse the text of a ``.param`` file: a graph that is well formed, but for its weights.
+    """Parse the text of a ``.param`` file. The graph is well formed, except that it has no weights.
 
     ncnn accepts more than a well-formed graph, and so does this function. A warning says what it changed:
 
@@ -120,7 +121,8 @@ def parse_param(text: str, *, where: str = "<param>") -> Graph:
       the bits of real numbers of a usual size is read as these.
 
     Raises:
-        FormatError: with the number of the first line that cannot be read or cannot stand where it does.
+        FormatError: a line cannot be read, or is not valid at its place. The error gives the number of the first such
+            line.
     """
     return _without(*_parse(text, where))
 
@@ -131,7 +133,7 @@ def _without(graph: Graph, idle: list[Layer]) -> Graph:
 
 
 def _parse(text: str, where: str) -> tuple[Graph, list[Layer]]:
-    """All layers of a file, and those of them that ncnn never runs. The ``.bin`` holds the weights of all."""
+    """All layers of a file, and those that ncnn never runs. The ``.bin`` has the weights of all layers."""
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise FormatError("is empty", where=where)
@@ -178,9 +180,9 @@ def _parse(text: str, where: str) -> tuple[Graph, list[Layer]]:
     if produced > blob_count:
         raise FormatError(f"{produced} blobs, but line 2 says {blob_count}", where=last)
     _tell(where, "ncnn ignores params that a layer type does not use", strange)
-    _tell(where, "not every ncnn reads whole numbers as real ones (1 for 1.0); ncnnkit does, and writes 1.0", whole)
+    _tell(where, "some versions of ncnn misread a real number without a point (1 for 1.0); ncnnkit writes 1.0", whole)
     _tell(where, "names that were used twice are changed", renamed)
-    _tell(where, "ncnn never runs a layer whose outputs have the names of earlier blobs, so they are left out",
+    _tell(where, "layers are left out because ncnn never runs them: their outputs have the names of earlier blobs",
           [f"{layer.type} {layer.name}" for layer in idle])  # fmt: skip
     return graph, idle
 
@@ -234,12 +236,12 @@ def _parse_params(text: str, layer: Layer, where: str) -> dict[str, Value]:
 
 
 def _as_real(layer: Layer) -> Iterator[str]:
-    """Make the params real numbers that the layer type expects to be real; yields those that not every ncnn reads so.
+    """Convert params to real numbers where the type expects them. Yields those that some versions of ncnn misread.
 
-    A text with neither a point nor an exponent is an int32 for ``ParamDict::load_param``. Where a layer expects fp32,
-    1.0.20261020 converts it, and 1.0.20260526 takes its bits: ``1`` becomes 1.4e-45. Both misread an array that has
-    whole numbers among real ones. In an array of whole numbers only, every ncnn takes the bits, and published files
-    of YOLOv3 rely on that: 1065353216 in a ``mask`` is 1.0.
+    ``ParamDict::load_param`` reads a number without a point and an exponent as int32. Where a layer expects fp32,
+    ncnn 1.0.20261020 converts it, and 1.0.20260526 takes its bits: ``1`` becomes 1.4e-45. Both misread an array that
+    has whole numbers among real ones. If all numbers of an array are whole, every version of ncnn takes the bits.
+    Published files of YOLOv3 rely on this: 1065353216 in a ``mask`` is 1.0.
     """
     for key, value in layer.params.items():
         given = value if isinstance(value, tuple) else (value,)
@@ -257,7 +259,7 @@ def _as_real(layer: Layer) -> Iterator[str]:
 
 
 def _is_bits(number: int) -> bool:
-    """Whether a whole number is the bits of an fp32 of usual size: zero, or from 2^-20 to 2^30, of either sign."""
+    """Whether a whole number is the bit pattern of an fp32 number of usual size: 0, or ±2^-20 to ±2^30."""
     value = abs(float(np.array(number, np.int32).view(np.float32)))
     return number == 0 or 2.0**-20 <= value <= 2.0**30
 
@@ -286,7 +288,7 @@ def _number(text: str) -> int | float:
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"{text[:40]!r} is not a number")
     if "." in text or "e" in text.lower():
-        # ncnn keeps params in fp32: what it will compute with is what the graph must hold.
+        # ncnn keeps params in fp32. The graph must hold the values with which ncnn computes.
         with np.errstate(over="ignore"):
             value = float(np.float32(float(text)))
         if math.isinf(value):
@@ -328,7 +330,7 @@ def read_weights(graph: Graph, path: str | Path) -> None:
 
 
 class _Blocks:
-    """Walks a mapped ``.bin``, block by block."""
+    """Reads a mapped ``.bin``, block by block."""
 
     def __init__(self, data: NDArray[np.uint8], path: Path) -> None:
         self.data, self.path, self.offset, self.at = np.asarray(data), path, 0, ""
@@ -363,16 +365,16 @@ def _aligned(length: int) -> int:
 
 
 def save(graph: Graph, param: str | Path, weights: str | Path | None = None) -> None:
-    """Write a network. Both files appear whole or not at all.
+    """Write a network. Both files appear complete or not at all.
 
     Args:
-        graph: verified before anything is written.
+        graph: the network. It is verified before anything is written.
         param: path of the ``.param`` file; its folder must exist.
         weights: path of the ``.bin`` file; by default ``param`` with the suffix ``.bin``.
 
     Raises:
         FormatError: the graph is not well formed.
-        StorageError: the disk is full or may not be written.
+        StorageError: the disk is full, or a file cannot be written.
     """
     graph.verify()
     param = Path(param)
@@ -389,7 +391,7 @@ def save(graph: Graph, param: str | Path, weights: str | Path | None = None) -> 
 
 
 def format_param(graph: Graph) -> str:
-    """The text of the ``.param`` file. Raises FormatError for values the format cannot hold."""
+    """The text of the ``.param`` file. Raises FormatError for values that the format cannot hold."""
     lines = [str(MAGIC), f"{len(graph.layers)} {graph.blob_count}"]
     for layer in graph.layers:
         for name in (layer.name, *layer.inputs, *layer.outputs):
@@ -407,15 +409,15 @@ def _format(layer: Layer, param: Param, value: Value) -> str:
     if isinstance(value, str):
         return f"{number}={_quoted(value, where)}"
     given = value if isinstance(value, tuple) else (value,)
-    # ncnn would read the bits of a whole number where it expects a real one, and among real ones.
+    # Where ncnn expects a real number, and in an array of real numbers, it would read the bits of a whole number.
     whole = not param.real and all(isinstance(v, Integral) for v in given)
     items = [_text(v if whole else float(v), where) for v in given]
     return f"{_ARRAY - number}=" + ",".join([str(len(items)), *items]) if given is value else f"{number}={items[0]}"
 
 
 def _quoted(text: str, where: str) -> str:
-    # ncnn's scanner takes a first piece, quote included and up to a space or a comma, then the rest and its quote. An
-    # empty first piece, or no rest behind a full one, confuses it (up to the versions of 2026).
+    # ncnn's scanner reads a first piece, from the quote up to a space or a comma, and then the rest with its quote.
+    # Versions up to 2026 fail if the first piece is empty, or if it has the full length and no rest follows.
     piece = re.split("[ ,]", text)[0][: _PIECE - 1]
     rest = text[len(piece) :]
     whole = not text or (piece and (rest or len(piece) < _PIECE - 1))
@@ -433,8 +435,8 @@ def _text(value: int | float, where: str) -> str:
         number = np.float32(value)
     if not np.isfinite(number):
         raise FormatError(f"ncnn cannot hold {value}", where=where)
-    # The shortest text that reads back to the same fp32; ncnn knows a float by its '.' or 'e'. It reads the digits on
-    # either side of the point into 32 bits, and fifteen characters in all.
+    # The shortest text that reads back to the same fp32. ncnn recognises a float by its '.' or 'e'. It reads the digits
+    # on each side of the point into 32 bits, and at most fifteen characters in total.
     text = np.format_float_positional(number, trim="0")
     short = re.fullmatch(r"-?\d{1,9}\.\d{1,9}", text) and len(text) <= _PIECE
     return text if short else np.format_float_scientific(number, trim="-")
@@ -465,12 +467,12 @@ def _write_weights(layer: Layer, file: IO[bytes]) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only when it is complete. Its folder is made. Raises StorageError."""
+    """Open a file that appears under its name only when it is complete. Creates its folder. Raises StorageError."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with suppress(FileExistsError):  # a file in the folder's place is told when the file is opened
+        with suppress(FileExistsError):  # if a file is in the folder's place, opening the new file reports it
             path.parent.mkdir(parents=True)
-        if path.is_dir():  # found now, and not when another file of the same network stands already
+        if path.is_dir():  # checked first, before another file of the same network is written
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with partial.open("wb", buffering=1 << 20) as file:
             yield file

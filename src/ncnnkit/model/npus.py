@@ -1,8 +1,8 @@
-"""NPUs that ncnn does not use: what their own tools would offer on a chip, with published figures.
+"""NPUs, which ncnn does not use: the published speed of the NPU of a chip.
 
-The figures are the vendor's, never measured by ncnnkit. Source: "Model performance benchmark (FPS)" in the README of
+The figures are the vendor's; ncnnkit did not measure them. Source: "Model performance benchmark (FPS)" in the README of
 https://github.com/airockchip/rknn_model_zoo, read at commit bad6c73 of 2025-04-09: int8, one NPU core at its highest
-clock, without pre- and post-processing.
+clock, without preprocessing and postprocessing.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ NPUS = {
     "rk3588": Npu(450.7, 110.1, 73.5),
     "rk3588s": Npu(450.7, 110.1, 73.5),
 }
-"""A chip, as the device tree calls it -> its NPU."""
+"""Name of a chip in the device tree -> its NPU."""
 
 
 def about_npu(soc: str | None) -> str:
-    """A paragraph about the NPU of a chip; empty where it has none that is known.
+    """A paragraph about the NPU of a chip; empty if no NPU of the chip is known.
 
     Args:
-        soc: what the device tree calls the chip.
+        soc: the name of the chip in the device tree.
     """
     npu = NPUS.get((soc or "").lower())
     if npu is None or soc is None:

@@ -1,8 +1,8 @@
-"""What ncnn's layer types are made of: one row a type.
+"""The properties of ncnn's layer types: a row for each type.
 
-A row gives the params by id, name and default (a default may name another param), and the weights in the order
-they stand in the .bin. Everything that reads, writes, rewrites or quantises a network asks these rows, so a new
-layer type is one row here and one test.
+A row gives the params by id, name and default (a default may name another param), and the weights in the order of the
+.bin. All code that reads, writes, rewrites or quantises a network uses these rows. So a new layer type is one row here
+and one test.
 
 Source: ``src/layer/*.cpp`` of ncnn (``load_param`` and ``load_model`` of each type).
 """
@@ -21,26 +21,28 @@ from ..onboard import storages
 from . import shapes
 
 Value = Union[int, float, str, tuple[int, ...], tuple[float, ...]]
-"""A param's value. int and float stay apart, as in the file: ncnn reads ``1`` and ``1.0`` into different bits, and a
-layer reads these bits as the type that it expects, see :attr:`Param.real`."""
+"""A param's value. int and float are kept apart, as in the file: ncnn reads ``1`` and ``1.0`` as different bits, and a
+layer reads these bits as the type that it expects; see :attr:`Param.real`."""
 
 MAX_PARAMS = 32
-"""ncnn refuses a file with a param of this id or above; ids below that a type does not have are ignored."""
+"""ncnn refuses a file with a param of this id or above. It ignores lower ids that a type does not have."""
 
 FLOAT_MAX = 3.402823466e38
 
 
 @dataclass(frozen=True)
 class Param:
+    """A param of a layer type: its id, its name, and its default."""
+
     id: int
     name: str
     default: Value
     same_as: str = ""  # the param that gives the default, e.g. kernel_w for kernel_h
-    real: bool = False  # whether ncnn reads its bits, or those of its items, as fp32; otherwise as int32
+    real: bool = False  # whether ncnn reads its bits, or the bits of its items, as fp32; otherwise as int32
 
 
 class Params:
-    """A layer's params by name with the defaults filled in; read-only. Row functions take one of these."""
+    """The params of a layer by name, with the defaults filled in; read-only. The functions of a row take it."""
 
     def __init__(self, op: Op, given: dict[str, Value]) -> None:
         self._op, self._given = op, given
@@ -56,10 +58,10 @@ class Params:
 class Slot:
     """One weight block of a layer.
 
-    ``tagged`` blocks begin with a 4-byte tag naming their storage (``ModelBin::load`` type 0) and may be fp32, fp16,
-    int8 or a table; the others are bare fp32 (type 1). ``packed`` blocks hold bytes of several bits a value: bare in
-    today's ncnn, behind the tag of int8 in the versions before. ``shape``, ``when`` and ``packed`` are functions of the
-    layer's params.
+    A ``tagged`` block begins with a tag of 4 bytes that names its storage (``ModelBin::load`` type 0): fp32, fp16, int8
+    or a table. The other blocks are fp32 without a tag (type 1). A ``packed`` block holds values of less than 8 bits,
+    packed into bytes: without a tag in today's ncnn, and after the tag of int8 in earlier versions. ``shape``, ``when``
+    and ``packed`` are functions of the layer's params.
     """
 
     name: str
@@ -71,16 +73,16 @@ class Slot:
 
 @dataclass(frozen=True)
 class Op:
-    """One layer type: its params, weights, and what rewriting and quantising need to know of it.
+    """A layer type: its params, its weights, and the properties that rewriting and quantising need.
 
     Attributes:
-        int8: the value of ``int8_scale_term`` ncnn2int8 writes for this type, given its params; None if ncnn has no
-            int8 activations for it.
-        chains_int8: whether a layer of this type can hand int8 on to the next, and take it.
-        shape: the rule for its outputs' shapes (:mod:`ncnnkit.model.shapes`); by default nothing is known of them.
+        int8: gives the ``int8_scale_term`` that ncnn2int8 writes for this type, from the layer's params; None if ncnn
+            has no int8 activations for the type.
+        chains_int8: whether a layer of this type can output int8 to the next layer (requantise), and read int8.
+        shape: the rule for the shapes of its outputs (:mod:`ncnnkit.model.shapes`); by default these are unknown.
         computes: False for types that only hold, copy or mark blobs.
-        copies: whether every output carries the value of the one input.
-        varies: whether the shape of its output depends on the values that it reads, as the number of detections does.
+        copies: whether every output has the value of the only input.
+        varies: whether the shape of its output depends on the input values, such as the number of detections.
     """
 
     name: str
@@ -110,9 +112,9 @@ class Op:
         return MappingProxyType({p.name: p for p in self.params})
 
     def param(self, name: str) -> Param:
-        """The param called ``name``. Raises AttributeError where the type has none.
+        """The param called ``name``. Raises AttributeError if the type has no such param.
 
-        A name of digits is an id the type does not have: ncnn ignores such a param, and a file keeps it.
+        A name of digits is an id that the type does not have. ncnn ignores such a param; ncnnkit keeps it in the file.
         """
         if self.ignores(name):
             return Param(int(name), name, 0)
@@ -122,13 +124,13 @@ class Op:
             raise AttributeError(f"{self.name} has no param {name!r}") from None
 
     def ignores(self, name: str) -> bool:
-        """Whether ``name`` is an id, in digits, that ncnn reads for every type and this type does not use."""
+        """Whether ``name`` is an id in digits that ncnn accepts in a file, but that this type does not use."""
         return name.isdecimal() and int(name) < MAX_PARAMS and int(name) not in self.by_id
 
     def fault(self, name: str, value: Value) -> str:
         """What is wrong with a param, as a clause that follows the layer's name; "" if nothing is.
 
-        A param that is read as a whole number, an array or a text must be one: sizes and loops depend on it.
+        A param must have the type as which ncnn reads it (whole number, array or text): sizes and loops depend on it.
         """
         if self.ignores(name):
             return ""
@@ -154,7 +156,7 @@ _KINDS: dict[type, tuple[type, str]] = {
 REALS = "[.]"
 """The default of a param that is an array of fp32; ``[]`` is that of an array of whole numbers."""
 
-# Every type has these two: the shapes pnnx noted for the outputs, and the bits of features switched off (Mask).
+# Every type has these two: the output shapes that pnnx noted, and the bits of features that are switched off (Mask).
 _COMMON = "30 shape_hints=[] | 31 featmask=0"
 
 
@@ -180,7 +182,7 @@ def _row(name: str, params: str = "", *weights: Slot, **facts: Any) -> Op:
 
 
 class Mask:
-    """Bits of param 31 (``featmask``): each switches one feature off for one layer (ncnn ``net.cpp``)."""
+    """The bits of param 31 (``featmask``). Each bit switches off one feature for one layer (``net.cpp`` of ncnn)."""
 
     NO_FP16_ARITHMETIC = 1
     NO_FP16_STORAGE = storages.NO_FP16_STORAGE
@@ -193,7 +195,7 @@ class Mask:
 
 
 CAST_TYPES = MappingProxyType(storages.CAST_TYPES)
-"""How a Cast's ``type_from`` and ``type_to`` number a blob's storage."""
+"""Storage of a blob -> its number in ``type_from`` and ``type_to`` of a Cast."""
 
 
 # --------------------------------------------------------------------------------------- columns shared by the rows
@@ -232,7 +234,7 @@ def _kernel(p: Any) -> tuple[int, ...]:
     area = 1
     for side in sides:
         area *= side
-    # Sizes that do not agree are reported by Layer.check; here they must only not divide by zero.
+    # Layer.check reports sizes that do not agree. This function only avoids a division by zero.
     return (p.num_output, p.weight_data_size // max(p.num_output * area, 1), *sides)
 
 
@@ -248,7 +250,7 @@ def _always(p: Any) -> bool:
 
 
 def _int8(scales: Callable[[Any], tuple[int, ...]], when: Callable[[Any], Any] = _always) -> tuple[Slot, ...]:
-    """The scales behind an int8 layer's weights."""
+    """The scales that follow an int8 layer's weights."""
     return (
         Slot("weight_scales", scales, when=lambda p: when(p) and p.int8_scale_term),
         Slot("input_scale", lambda p: (1,), when=lambda p: when(p) and p.int8_scale_term),
@@ -256,7 +258,7 @@ def _int8(scales: Callable[[Any], tuple[int, ...]], when: Callable[[Any], Any] =
 
 
 _REQUANTIZED = Slot("output_scale", lambda p: (1,), when=lambda p: _static(p) and p.int8_scale_term > 100)
-"""The scale of a layer that hands int8 on."""
+"""The scale of a layer that outputs int8."""
 
 
 def _affine(name: str, *slots: str) -> tuple[Slot, ...]:
@@ -295,7 +297,7 @@ _RECURRENT = "0 num_output=0 | 1 weight_data_size=0 | 2 direction=0 | 8 int8_sca
 
 
 def _block_quantised(p: Any) -> bool:
-    """Gemm and MultiHeadAttention: a quantize_term of three digits (bits, format, block) is weight-only quantising."""
+    """Whether only the weights of a Gemm or MultiHeadAttention are quantised: quantize_term then has three digits."""
     return bool(p.quantize_term >= 400)
 
 
@@ -334,7 +336,7 @@ def _gemm_c(p: Any) -> tuple[int, ...]:
 
 
 def _attention() -> tuple[Slot, ...]:
-    """Query, key, value and output projections, each weight then bias, and their scales where quantised."""
+    """The query, key, value and output projections: a weight and a bias each, and the scales if quantised."""
 
     def qdim(p: Any) -> int:
         return int(p.weight_data_size // max(p.embed_dim, 1))

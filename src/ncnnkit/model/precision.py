@@ -21,7 +21,7 @@ class Precision:
     """How a network is run.
 
     Attributes:
-        name: its name for the user.
+        name: the name that the user writes.
         fp16: whether ncnn may store and compute in fp16, where the processor can.
         bf16: whether ncnn may store values as bf16.
         int8: whether the network has int8 layers. Such a model needs its own file.
@@ -69,9 +69,9 @@ _ROWS = (
         "bf16", fp16=False, bf16=True, int8=False, file="fp32", mask=_NO_FP16, least_sqnr_db=10.0,
         vulkan=True, cpp=f"{_ON}, {_OFF}",
     ),
-    # The layers that stay in floating point keep ncnn's default: fp16 where the processor has it. In a mixed network
-    # ncnn would cast what an int8 layer reads to bf16 before quantising it; and with 8-bit weights the Winograd
-    # kernels can overflow.
+    # The layers that stay in floating point keep ncnn's default: fp16 where the processor has it. In a mixed network,
+    # ncnn would cast the input of an int8 layer to bf16 before quantising it. With 8-bit weights the Winograd kernels
+    # can overflow.
     Precision(
         "int8", fp16=True, bf16=False, int8=True, file="int8", mask=Mask.NO_BF16 | Mask.NO_WINOGRAD, least_sqnr_db=1.0,
         vulkan=True, cpp="ncnn's default options",
@@ -90,10 +90,10 @@ if TYPE_CHECKING:
     PrecisionName = str
 else:
     PrecisionName = Literal[tuple(PRECISIONS)]
-    """A name of the table, for records: what reads them accepts no other."""
+    """The name of a precision, as a type for records. Reading a record refuses any other name."""
 
 FLOATS = tuple(row.name for row in _ROWS if not row.int8)
-"""The precisions that need no int8 layers. A floating point file can be run at each of them."""
+"""The precisions without int8 layers. A floating-point file can be run at each of them."""
 
 
 def served(file: str) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ def served(file: str) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------ choices of a mixed network
 
 WINOGRAD = "int8-winograd"
-"""The choice int8 with ncnn's Winograd kernels, which need weights that cannot overflow them."""
+"""int8 with ncnn's Winograd kernels. They need weights small enough that they cannot overflow."""
 
 MASKS: Mapping[str, int] = MappingProxyType(
     {row.name: row.mask for row in _ROWS if row.mask is not None}
@@ -127,11 +127,12 @@ STORAGES: Mapping[str, str] = MappingProxyType(
 
 
 def derive(graph: Graph) -> tuple[str, str]:
-    """(the precision at which a network must run, judged by the network alone; the reason, as a clause).
+    """The precision at which a network must run, and the reason as a clause, both from the network alone.
 
     A mixed network has Casts from 16 bits between layers that differ, and a mask for each layer. Only plans forbid bf16
-    for a layer, or 16-bit storage for a layer next to int8 layers. A mask that only forbids fp16 is no evidence: people
-    set it by hand if values overflow. The mask of a Split is no evidence, either.
+    for a layer, or 16-bit storage for a layer next to int8 layers, so such a mask shows that a network is mixed. A mask
+    that only forbids fp16 does not show it: people set it by hand if values overflow. The mask of a Split does not show
+    it, either.
     """
     casts = [
         layer

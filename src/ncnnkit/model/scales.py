@@ -1,4 +1,4 @@
-"""How a layer of the original was quantised, so that an int8 version can use the same codes."""
+"""The quantisation of a layer of the original. An int8 model can use the same codes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _LEAST = -128  # the smallest code of 8 bits
 class LayerScales:
     """The codes and scales that a quantised original gives a layer.
 
-    The original stores 8-bit codes: an input is ``(code - zero_point) / scale``. Its weights have no zero point here.
-    The scale of a channel is its largest code divided by its largest weight. So the scale remains known if a pass
-    multiplies the channel, for example when a batch norm is fused into a convolution.
+    The original stores 8-bit codes: an input value is ``(code - zero_point) / scale``. Its weights have no zero point
+    here. For each output channel the largest code is stored, not the scale. The scale is the largest code divided by
+    the largest weight of the channel, so it follows the weights if a pass multiplies a channel, such as when a batch
+    norm is fused into a convolution.
 
     Attributes:
         weights: the largest absolute code of each output channel.
@@ -31,7 +32,7 @@ class LayerScales:
 
     @property
     def usable(self) -> bool:
-        """Whether the numbers can belong to a quantised layer. Those in a file may not."""
+        """Whether the numbers can belong to a quantised layer. The numbers in a file may be invalid."""
         codes = all(0 <= code <= -_LEAST for code in self.weights)
         return codes and bool(np.isfinite(self.input)) and self.input > 0 and abs(self.zero_point) <= STEPS
 
@@ -53,7 +54,7 @@ class LayerScales:
 
         Returns:
             (scales, float32 (rows,); whether all weights are integers in steps of these scales). A row without such a
-            scale gets the one for which its largest weight is 127 steps.
+            scale gets the scale for which its largest weight is 127 steps.
         """
         largest = np.abs(rows).max(axis=1, initial=0).astype(np.float64)
         codes = np.full(len(rows), STEPS, np.float64)

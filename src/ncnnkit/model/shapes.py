@@ -1,13 +1,13 @@
 """The shapes of a layer's outputs, computed from those of its inputs: the rules in the rows of ``ops.py``.
 
-A shape is a tuple with the outermost axis first, as numpy has it: (c, d, h, w), (c, h, w), (h, w) or (w,). A side is an
-int, or, where only its origin is known, a tuple that names that origin: equal tuples are equal sides, different tuples
-may be equal, too. A file rarely says how large its inputs are, and yet much is certain: a convolution's output has
-``num_output`` channels, a global pooling's is a vector, a ReLU changes nothing.
+A shape is a tuple with the outermost axis first, as in numpy: (c, d, h, w), (c, h, w), (h, w) or (w,). A side is an
+int. If only its origin is known, it is a tuple that names the origin: equal tuples are equal sides; different tuples
+may be equal sides, too. A file rarely gives the size of its inputs, but much is certain without it: the output of a
+convolution has ``num_output`` channels, the output of a global pooling is a vector, and a ReLU keeps the shape.
 
-A rule gets the layer's params, the shapes of its inputs (None where not even the number of axes is known) and the
-number of outputs. It returns the shape of each output: None for a shape, or for a side of one, that is not certain. It
-raises :class:`Misfit` where ncnn would read beyond a blob or refuse to run.
+A rule gets the layer's params, the shapes of its inputs (None if not even the number of axes is known) and the number
+of outputs. It returns the shape of each output. A shape or a side that is not certain is None. It raises
+:class:`Misfit` if ncnn would read beyond a blob, or would refuse to run.
 
 Source: ``forward`` of the types in ``src/layer/*.cpp`` of ncnn.
 """
@@ -25,9 +25,9 @@ Side = Union[int, tuple[Any, ...]]
 Shape = tuple[Side, ...]
 Given = Sequence["Shape | None"]
 Made = Union["tuple[Side | None, ...]", None]
-"""What a rule knows of an output: None for a side that is not certain."""
+"""The shape that a rule gives an output; None for a side that is not certain."""
 Rule = Callable[[Any, Given, int], "list[Made]"]
-"""(params, shapes of the inputs, number of outputs) -> what is known of each output."""
+"""(params, shapes of the inputs, number of outputs) -> the shape of each output, as far as it is known."""
 
 
 MOST_AXES = 4
@@ -35,14 +35,14 @@ MOST_AXES = 4
 
 
 def without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of an array without its first axis, where that has one element."""
+    """The shape of an array without its first axis, if that axis has one element."""
     return shape[1:] if shape[:1] == (1,) else shape
 
 
 def natural(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the blob that an array of this shape usually lies in: without the batch axis, and of 4 axes at most.
+    """The shape of the blob in which an array of this shape is usually stored: no batch axis, and at most 4 axes.
 
-    Where more than four axes are left, those of one element go first, then the outermost ones are merged.
+    If more than four axes are left, axes of one element are removed first, then the outermost axes are merged.
     """
     body = without_batch(shape)
     if len(body) > MOST_AXES:
@@ -53,19 +53,19 @@ def natural(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Misfit(ValueError):
-    """A layer cannot take what it is given; the text continues a sentence that begins with the layer."""
+    """A layer cannot take its inputs. The text continues a sentence that begins with the layer."""
 
 
-# ------------------------------------------------------------------------------------------------- writing of rules
+# --------------------------------------------------------------------------------------------------- helpers of rules
 
 
 def every(rule: Callable[[Any, Given], Made]) -> Rule:
-    """A rule whose every output has the same shape."""
+    """A rule that gives the same shape to every output."""
     return lambda p, inputs, count: [rule(p, inputs)] * count
 
 
 def first(rule: Callable[[Any, Shape], Made]) -> Rule:
-    """A rule that needs the first input's shape, and gives that of the first output."""
+    """A rule that computes the shape of the first output from the shape of the first input."""
 
     def whole(p: Any, inputs: Given, count: int) -> list[Made]:
         shape = inputs[0] if inputs else None
@@ -90,7 +90,7 @@ def _need(fits: bool, wanted: str, shape: Shape) -> None:
 
 
 def written(shape: Sequence[Side | None]) -> str:
-    """A shape for people: 3x224x224, with ? for a side that is not known."""
+    """A shape as text, such as 3x224x224, with ? for a side that is not known."""
     return "x".join(str(side) if isinstance(side, int) else "?" for side in shape)
 
 
@@ -113,7 +113,7 @@ def pairwise(p: Any, inputs: Given, count: int) -> list[Made]:
 
 
 def per_channel(size: str) -> Rule:
-    """Kept, where the first axis has as many entries as the param ``size`` says; 1 or less fits all."""
+    """The shape is kept. The size of the first axis must be the param ``size``; 1 or less fits any axis."""
 
     def rule(p: Any, inputs: Given, count: int) -> list[Made]:
         shape, wanted = inputs[0], getattr(p, size)
@@ -125,7 +125,7 @@ def per_channel(size: str) -> Rule:
 
 
 def over_last_axes(p: Any, inputs: Given, count: int) -> list[Made]:
-    """Kept, where ``affine_size`` is that of the last axis, or of the last two."""
+    """The shape is kept. ``affine_size`` must be the size of the last axis, or of the last two axes together."""
     shape = inputs[0]
     if shape is not None and p.affine and _numbers(*shape[-2:]):
         fits = p.affine_size in (shape[-1], math.prod(side for side in shape[-2:] if isinstance(side, int)))
@@ -134,7 +134,7 @@ def over_last_axes(p: Any, inputs: Given, count: int) -> list[Made]:
 
 
 def alike(p: Any, inputs: Given, count: int) -> list[Made]:
-    """Kept; all inputs have one shape."""
+    """The shape is kept. All inputs must have the same shape."""
     known = [shape for shape in inputs if shape is not None and _numbers(*shape)]
     for shape in known:
         _need(shape == known[0], f"inputs of one shape, {written(known[0])} as the first", shape)
@@ -145,11 +145,12 @@ def alike(p: Any, inputs: Given, count: int) -> list[Made]:
 
 
 def constant(p: Any, inputs: Given, count: int) -> list[Made]:
+    """The shape of a MemoryData, from its params."""
     return [tuple(side for side in (p.c, p.d, p.h, p.w) if side > 0) or (1,)] * count
 
 
 def unfed(p: Any, inputs: Given, count: int) -> list[Made]:
-    """An Input: what its params say. Old files write -233 for a side that is not there."""
+    """The shape of an Input, from its params. Old files write -233 for a missing side."""
     return [tuple(side for side in (p.c, p.d, p.h, p.w) if side > 0) or None] * count
 
 
@@ -158,7 +159,7 @@ def expand(shape: Shape, to: Shape) -> Shape | None:
     missing = len(to) - len(shape)
     if missing <= 0 or len(shape) > 1:
         return (*shape, *(1,) * missing)
-    if shape[0] == to[0]:  # a vector lies along the channels if it has their number, else along the rows
+    if shape[0] == to[0]:  # a vector is along the channels if the sizes match, else along the rows
         return (*shape, *(1,) * missing)
     if _numbers(shape[0], to[0]):
         return (*(1,) * missing, *shape)
@@ -175,6 +176,7 @@ def _wider(a: Side, b: Side) -> Side:
 
 @every
 def broadcast(p: Any, inputs: Given) -> Made:
+    """The shape of two blobs that are broadcast as in BinaryOp; the shape of the input if there is only one."""
     if len(inputs) == 1:
         return inputs[0]
     one, other = inputs
@@ -200,7 +202,7 @@ def _axes(p: Any) -> str:
 
 
 def _window(side: Side, extent: int, stride: int, before: int, after: int) -> Side:
-    """Positions of a window of ``extent`` on a padded side; negative paddings are ncnn's SAME_UPPER and SAME_LOWER."""
+    """The number of positions of a window on a padded side. Negative paddings are ncnn's SAME_UPPER and SAME_LOWER."""
     if before < 0:
         return side if stride == 1 else -(-side // stride) if isinstance(side, int) else ("same", side, stride)
     grown = before + after - extent
@@ -217,7 +219,7 @@ def _extent(p: Any, axis: str) -> int:
 
 
 def _as_image(shape: Shape | None, rank: int) -> Shape | None:
-    """What a layer for images takes a blob of another rank for: ncnn's Mat has one channel where it has no axis."""
+    """The shape as which an image layer reads a blob of another rank: in ncnn's Mat, a missing axis has size 1."""
     if shape is not None and len(shape) == rank - 1 and rank > 2:
         return (1, *shape)
     return shape if shape is not None and len(shape) == rank else None
@@ -230,11 +232,12 @@ def _channels_taken(p: Any) -> int:
 
 @every
 def convolution(p: Any, inputs: Given) -> Made:
+    """Convolutions of 1, 2 or 3 dimensions: (num_output, sides). A 1x1 Convolution also takes a vector."""
     axes, shape = _axes(p), inputs[0]
     if hasattr(p, "dynamic_weight") and p.dynamic_weight:
         return None
     pixelwise = axes == "hw" and not hasattr(p, "group") and (p.kernel_w, p.kernel_h) == (1, 1)
-    if pixelwise and (shape is None or len(shape) == 1):  # ncnn takes a vector for 1x1 pixels
+    if pixelwise and (shape is None or len(shape) == 1):  # ncnn reads a vector as an image of 1x1 pixels
         if shape is not None and _numbers(shape[0]):
             _need(shape[0] == _channels_taken(p), f"{_channels_taken(p)} channels", shape)
         return None if shape is None else (p.num_output,)
@@ -252,6 +255,7 @@ def convolution(p: Any, inputs: Given) -> Made:
 
 @every
 def deconvolution(p: Any, inputs: Given) -> Made:
+    """Deconvolutions of 1, 2 or 3 dimensions: (num_output, sides)."""
     axes = _axes(p)
     if hasattr(p, "dynamic_weight") and p.dynamic_weight:
         return None
@@ -280,6 +284,7 @@ def deconvolution(p: Any, inputs: Given) -> Made:
 
 @every
 def inner_product(p: Any, inputs: Given) -> Made:
+    """A vector of num_output values. The rows of a matrix are mapped one by one: (rows, num_output)."""
     taken, shape = p.weight_data_size // max(p.num_output, 1), inputs[0]
     if shape is None:
         return None
@@ -294,6 +299,7 @@ def inner_product(p: Any, inputs: Given) -> Made:
 
 @every
 def pooling(p: Any, inputs: Given) -> Made:
+    """(c, sides), or a vector (c,) for a global pooling."""
     axes, shape = _axes(p), inputs[0]
     rank = len(axes) + 1
     if p.global_pooling:
@@ -311,13 +317,14 @@ def pooling(p: Any, inputs: Given) -> Made:
         if p.pad_mode >= 2:
             before = -1
         elif p.pad_mode == 0:
-            after += stride - 1  # rounds up
+            after += stride - 1  # ncnn rounds up here
         sides.append(_window(side, _extent(p, axis), stride, before, after))
     return (image[0], *sides)
 
 
 @first
 def unfold(p: Any, shape: Shape) -> Made:
+    """The patches of an image (im2col): (c x kernel_h x kernel_w, positions)."""
     image = _as_image(shape, 3)
     if image is None or not _numbers(*image):
         return (None, None)
@@ -335,6 +342,7 @@ def unfold(p: Any, shape: Shape) -> Made:
 
 @every
 def flatten(p: Any, inputs: Given) -> Made:
+    """A vector of all values."""
     return (None,) if inputs[0] is None else (_size(inputs[0]),)
 
 
@@ -346,12 +354,13 @@ _BINARY: dict[str, Callable[[int, int], int]] = {
 
 
 def expression(text: str, inputs: Given) -> list[Side | None] | None:
-    """The values of ncnn's expression, in its order: for a shape the innermost side first.
+    """The values of an ncnn expression, in its order. A shape has its innermost side first.
 
     An expression is a list in prefix notation, such as ``*(0w,2),//(1h,4),-1``. ``0w`` is the width of the first input.
 
     Returns:
-        None for a value that is not certain; None alone if the number of values is not.
+        The values; None for a value that is not certain. None instead of the list if the number of values is not
+        certain.
     """
     stack: list[Side | None] = []
     for token in reversed([token for token in re.split("[(),]", text) if token]):
@@ -371,13 +380,14 @@ def expression(text: str, inputs: Given) -> list[Side | None] | None:
 
 
 def _mat_side(shape: Shape, axis: str) -> Side:
-    """A side of ncnn's Mat, which is 1 where the blob has no such axis."""
+    """A side of ncnn's Mat. It is 1 if the blob has no such axis."""
     names = ("w", "hw", "chw", "cdhw")[len(shape) - 1]
     return shape[names.index(axis)] if axis in names else 1
 
 
 @every
 def reshape(p: Any, inputs: Given) -> Made:
+    """The shape in the params or in the expression. 0 keeps a side, and -1 is the rest."""
     shape = inputs[0]
     if (p.input_batch_axis, p.output_batch_axis) != (233, 233):
         return None
@@ -420,11 +430,12 @@ _ORDERS = {
         "wdch", "dwch", "wcdh", "cwdh", "dcwh", "cdwh", "hdcw", "dhcw", "hcdw", "chdw", "dchw", "cdhw",
     ),
 }  # fmt: skip
-"""Rank -> for each order_type of Permute the old axes in their new order, innermost first."""
+"""Rank -> the old axes in their new order, innermost first, for each order_type of Permute."""
 
 
 @first
 def permute(p: Any, shape: Shape) -> Made:
+    """The axes in another order, which ``order_type`` gives."""
     orders = _ORDERS.get(len(shape), ("w",))
     if len(shape) == 1:
         return shape
@@ -435,6 +446,7 @@ def permute(p: Any, shape: Shape) -> Made:
 
 @first
 def squeeze(p: Any, shape: Shape) -> Made:
+    """The shape without the chosen axes of size 1."""
     names = ("w", "hw", "chw", "cdhw")[len(shape) - 1]
     if p.axes:
         chosen = {axis % len(shape) for axis in p.axes}
@@ -447,6 +459,7 @@ def squeeze(p: Any, shape: Shape) -> Made:
 
 @first
 def expand_dims(p: Any, shape: Shape) -> Made:
+    """The shape with additional axes of size 1."""
     rank = len(shape) + len(p.axes)
     if rank > 4:
         return None
@@ -456,6 +469,7 @@ def expand_dims(p: Any, shape: Shape) -> Made:
 
 @every
 def concat(p: Any, inputs: Given) -> Made:
+    """The inputs joined along an axis; their other sides must be equal."""
     known = [shape for shape in inputs if shape is not None]
     if len(known) < len(inputs):
         return None
@@ -474,6 +488,7 @@ def concat(p: Any, inputs: Given) -> Made:
 
 
 def slices(p: Any, inputs: Given, count: int) -> list[Made]:
+    """The parts of the input along an axis, one for each output."""
     shape = inputs[0]
     if shape is None:
         return [None] * count
@@ -496,6 +511,7 @@ def slices(p: Any, inputs: Given, count: int) -> list[Made]:
 
 @every
 def crop(p: Any, inputs: Given) -> Made:
+    """A part of the input, given by offsets, by starts and ends, or by expressions."""
     shape = inputs[0]
     if shape is None:
         return None
@@ -534,12 +550,13 @@ _BORDERS = {"w": ("left", "right"), "h": ("top", "bottom"), "d": ("front", "behi
 
 @every
 def padding(p: Any, inputs: Given) -> Made:
+    """The shape with borders added to its sides."""
     shape = inputs[0]
     if shape is None:
         return None
     if len(inputs) > 1:
         return (None,) * len(shape)
-    # A blob of three axes is padded along its channels by what pads the depth of one with four.
+    # The padding of the depth of a blob of four axes is the padding of the channels of a blob of three.
     names = ("w", "hw", "dhw", "cdhw")[len(shape) - 1]
     sides: list[Side | None] = []
     for side, name in zip(shape, names, strict=True):
@@ -550,6 +567,7 @@ def padding(p: Any, inputs: Given) -> Made:
 
 @first
 def tile(p: Any, shape: Shape) -> Made:
+    """The shape with sides multiplied by the number of repetitions."""
     rank = len(shape)
     if p.repeats:
         rank = max(rank, len(p.repeats))
@@ -566,6 +584,7 @@ def tile(p: Any, shape: Shape) -> Made:
 
 @every
 def reduction(p: Any, inputs: Given) -> Made:
+    """The shape without the reduced axes, or with 1 in their place."""
     shape = inputs[0]
     if shape is None:
         return None
@@ -580,6 +599,7 @@ def reduction(p: Any, inputs: Given) -> Made:
 
 @every
 def interp(p: Any, inputs: Given) -> Made:
+    """The resized image or row, from a size, a scale, an expression or a reference blob."""
     shape = inputs[0]
     if shape is None or len(shape) not in (1, 2, 3):
         return None
@@ -604,11 +624,13 @@ def interp(p: Any, inputs: Given) -> Made:
 
 @first
 def pixel_shuffle(p: Any, shape: Shape) -> Made:
+    """Channels become pixels: (c / f², h x f, w x f)."""
     return _rescaled(shape, lambda c, f: c // (f * f), lambda side, f: side * f, p.upscale_factor)
 
 
 @first
 def reorg(p: Any, shape: Shape) -> Made:
+    """Pixels become channels: (c x f², h / f, w / f)."""
     return _rescaled(shape, lambda c, f: c * f * f, lambda side, f: side // f, p.stride)
 
 
@@ -623,12 +645,14 @@ def _rescaled(shape: Shape, channels: Callable[[int, int], int], side: Callable[
 
 @first
 def glu(p: Any, shape: Shape) -> Made:
+    """Half of the side along one axis."""
     axis = p.axis % len(shape)
     return tuple(side if i != axis else side // 2 if isinstance(side, int) else None for i, side in enumerate(shape))
 
 
 @first
 def statistics_pooling(p: Any, shape: Shape) -> Made:
+    """A vector with the mean, and possibly the deviation, of each channel."""
     channels = shape[0] if len(shape) == 3 else None
     return (channels * (2 if p.include_stddev else 1) if isinstance(channels, int) else None,)
 
@@ -638,6 +662,7 @@ def statistics_pooling(p: Any, shape: Shape) -> Made:
 
 @every
 def gemm(p: Any, inputs: Given) -> Made:
+    """The product of two matrices, each a constant or an input, and each possibly transposed."""
     given = iter(inputs)
 
     def sides(constant: int, rows: int, columns: int) -> tuple[Side | None, Side | None]:
@@ -646,7 +671,7 @@ def gemm(p: Any, inputs: Given) -> Made:
         shape = next(given, None)
         if shape is None or len(shape) > 3:
             return None, None
-        if len(shape) == 3 and shape[1] != 1:  # ncnn takes the channels for the rows, and no notice of the rows
+        if len(shape) == 3 and shape[1] != 1:  # ncnn uses the channels as rows, and ignores the rows
             return None, None
         return (shape[0] if len(shape) > 1 else 1), shape[-1]
 
@@ -662,6 +687,7 @@ def gemm(p: Any, inputs: Given) -> Made:
 
 @every
 def matmul(p: Any, inputs: Given) -> Made:
+    """The product of two stacks of matrices. A vector is a row on the left, and a column on the right."""
     one, other = inputs
     if one is None or other is None:
         return None
@@ -679,6 +705,8 @@ def matmul(p: Any, inputs: Given) -> Made:
 
 
 def recurrent(gates: int) -> Rule:
+    """The rule of a recurrent layer with this number of gates: (steps, directions x num_output), and its states."""
+
     def rule(p: Any, inputs: Given, count: int) -> list[Made]:
         shape, directions = inputs[0], 2 if p.direction == 2 else 1
         units = p.hidden_size if hasattr(p, "hidden_size") else p.num_output
@@ -693,6 +721,7 @@ def recurrent(gates: int) -> Rule:
 
 
 def attention(p: Any, inputs: Given, count: int) -> list[Made]:
+    """The rule of MultiHeadAttention: (queries, width)."""
     shape = inputs[0]
     if shape is None:
         return [None] * count
@@ -703,6 +732,7 @@ def attention(p: Any, inputs: Given, count: int) -> list[Made]:
 
 
 def scaled_dot_product(p: Any, inputs: Given, count: int) -> list[Made]:
+    """The rule of SDPA: (heads, queries, width of the values)."""
     query, value = inputs[0], inputs[2] if len(inputs) > 2 else None
     if query is None or value is None or len(query) != 3 or len(value) != 3:
         return [None] * count
@@ -711,4 +741,5 @@ def scaled_dot_product(p: Any, inputs: Given, count: int) -> list[Made]:
 
 @first
 def embed(p: Any, shape: Shape) -> Made:
+    """A row of num_output values for each index."""
     return (shape[0] if len(shape) == 1 else None, p.num_output)

@@ -16,8 +16,9 @@ class Target:
         name: as the user writes it.
         int8_winograd: whether ncnn has int8 Winograd kernels there. They overflow with 8-bit weights, so a 3x3 layer
             must either have 6-bit weights or its Winograd switched off.
-        grouped_to_float: whether a grouped (not depthwise) int8 convolution may have a floating-point output there.
-        int8_pads: whether its int8 kernels pad with another value than 0.
+        grouped_to_float: whether a grouped (not depthwise) int8 convolution with a floating-point output is correct
+            there.
+        int8_pads: whether its int8 kernels can pad with a value other than 0.
     """
 
     name: str
@@ -27,16 +28,16 @@ class Target:
 
 
 _KERNELS = (
-    # Grouped: ncnn makes room for blocks of 4 channels where its AVX kernels write 8 or 16, and the outputs are
-    # lost (``forward_int8_x86`` in ``src/layer/x86/convolutiondepthwise_x86.cpp``). Requantised ones are right.
+    # Grouped: ncnn allocates blocks of 4 channels, but its AVX kernels write 8 or 16, and outputs are lost
+    # (``forward_int8_x86`` in ``src/layer/x86/convolutiondepthwise_x86.cpp``). Requantised outputs are correct.
     Target("x86", int8_winograd=True, grouped_to_float=False, int8_pads=True),
-    # Any of them: what is made for it runs rightly on all. Its code for groups is x86's with blocks that fit; until
-    # somebody has measured it, it is not trusted.
+    # Any Arm processor: a model made for this target is correct on all of them. The code for groups is like that of
+    # x86, with blocks that fit. Nobody has measured it yet, so it is not used.
     Target("arm", int8_winograd=True, grouped_to_float=False, int8_pads=True),
     # With the dot product (Cortex-A55, A76 and newer) ncnn runs no int8 Winograd (``create_pipeline_int8_arm`` in
     # ``src/layer/arm/convolution_arm.cpp``).
     Target("arm-dotprod", int8_winograd=False, grouped_to_float=False, int8_pads=True),
-    # ncnn has no int8 kernels there (``src/layer/riscv``): its plain C++ computes, which is right and slow.
+    # ncnn has no int8 kernels there (``src/layer/riscv``). Its plain C++ code computes int8; that is correct, but slow.
     Target("riscv", int8_winograd=False, grouped_to_float=False, int8_pads=False),
     # An int8 layer with a pad_value falls back to the CPU there (``convolution_vulkan.cpp``).
     Target("vulkan", int8_winograd=True, grouped_to_float=True, int8_pads=False),
@@ -65,7 +66,7 @@ ARMv9.2."""
 
 
 def _cores(**boards: str) -> dict[str, dict[str, int]]:
-    """``rk3399="2 Cortex-A72 + 4 Cortex-A53"`` -> name of the board -> core -> how many."""
+    """``rk3399="2 Cortex-A72 + 4 Cortex-A53"`` -> name of the board -> core -> number of cores."""
     found = {}
     for name, text in boards.items():
         parts = (part.split(" ", 1) for part in text.split(" + "))
@@ -126,11 +127,11 @@ BOARDS: MappingProxyType[str, dict[str, int]] = MappingProxyType(
         k1="8 X60",
     )
 )
-"""Board or system on chip -> core -> how many of it, the fastest first.
+"""Board or system on chip -> core -> number of these cores, the fastest first.
 
 Source: the ``cpu`` nodes of Linux's device trees (``arch/arm64/boot/dts``, ``arch/arm/boot/dts``,
-``arch/riscv/boot/dts``) and the makers' datasheets. Jetson Orin is the largest module. Of the SG2002 and the SG2000 it
-is the C906, which runs Linux by default; booted from their Cortex-A53 they are ``arm``."""
+``arch/riscv/boot/dts``) and the makers' datasheets. Jetson Orin is the largest module. For the SG2002 and the SG2000
+the core is the C906, which runs Linux by default. If they boot from their Cortex-A53, the target is ``arm``."""
 
 
 def features_of(board: str) -> frozenset[str]:

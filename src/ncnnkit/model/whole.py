@@ -1,8 +1,8 @@
-"""Inputs of whole numbers: what an Embed looks its rows up by.
+"""Inputs of whole numbers, which select the rows of an Embed.
 
-ncnn's Embed reads the bits of int32, and every other layer takes a blob's bits for floating point. So an Embed may read
-an input of the network alone, through copies at most; and copies of it must not be turned into 16 bits, which ncnn does
-to what any layer reads that can store 16 bits. Serving processes feed such inputs as int32
+ncnn's Embed reads int32, and every other layer reads the bits of a blob as floating point. So an Embed may only read an
+input of the network, or a copy of it. The copies must not be converted to 16 bits; ncnn does this to the inputs of
+every layer that can store 16 bits. Serving processes feed such inputs as int32
 (:func:`ncnnkit.onboard.network.whole_inputs`); everywhere else a sample is float32.
 """
 
@@ -13,16 +13,16 @@ from .graph import Graph
 from .ops import Mask
 
 COPIES = ("Split", "Reshape")
-"""Layers that hand on the bits of what they read; :func:`ncnnkit.onboard.network.whole_inputs` repeats them."""
+"""Layer types that keep the bits of their input. :func:`ncnnkit.onboard.network.whole_inputs` has the same list."""
 
 _KEEPS_32_BITS = Mask.NO_FP16_ARITHMETIC | Mask.NO_FP16_STORAGE | Mask.NO_BF16
 
 
 def guard_whole_inputs(graph: Graph) -> None:
-    """Mask the copies of inputs that Embeds read, so that every precision hands on their bits as they are.
+    """Set the mask of the layers that copy the inputs of Embeds, so that every precision keeps their bits.
 
     Raises:
-        ModelError: an Embed reads what is computed, or another layer computes with the same input.
+        ModelError: an Embed reads a computed blob, or another layer computes with the same input.
     """
     sources: dict[str, str] = {}  # blob -> the input of the network that it is a copy of
     for layer in graph.layers:
@@ -35,7 +35,7 @@ def guard_whole_inputs(graph: Graph) -> None:
         if layer.type == "Embed":
             if layer.inputs[0] not in sources:
                 raise ModelError(
-                    f"layer Embed {layer.name} looks up what the network computes, but ncnn's Embed reads whole numbers"
+                    f"layer Embed {layer.name} reads a computed blob, but ncnn's Embed reads whole numbers"
                 )
             looked_up[sources[layer.inputs[0]]] = layer.name
     for layer in graph.layers:
@@ -45,7 +45,7 @@ def guard_whole_inputs(graph: Graph) -> None:
         elif read and layer.type != "Embed":
             name = min(read)
             raise ModelError(
-                f"input {name!r} is looked up by layer Embed {looked_up[name]} as whole numbers, and layer "
+                f"layer Embed {looked_up[name]} reads input {name!r} as whole numbers, but layer "
                 f"{layer.type} {layer.name} computes with it",
-                hint="give the network that input twice",
+                hint="give the network two inputs with these values, one for each use",
             )

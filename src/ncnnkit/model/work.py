@@ -10,21 +10,21 @@ from ..older import Self
 from .graph import Graph
 
 PLAIN_COST = 10
-"""What a multiply-add costs in ncnn's plain loops, in multiply-adds of its fast kernels: r3d_18 computes 3.4·10⁹ in a
-second on two cores, FCN-ResNet50 50·10⁹. Convolutions in three dimensions have plain loops only."""
+"""The time of a multiply-add in ncnn's plain loops over the time in its fast kernels. On two cores, r3d_18 computes
+3.4·10⁹ multiply-adds per second, and FCN-ResNet50 50·10⁹. Three-dimensional convolutions have plain loops only."""
 
 
 def work(graph: Graph, input_shapes: Sequence[tuple[int, ...]]) -> int:
-    """The multiply-adds of one inference, as far as shapes follow from the inputs' shapes.
+    """The multiply-adds of one inference, as far as the shapes are known.
 
-    See :func:`~ncnnkit.model.counting.multiply_adds`. ncnn's fast convolutions (Winograd) do fewer. Where ncnn has no
-    fast kernel, each counts as :data:`PLAIN_COST`.
+    See :func:`~ncnnkit.model.counting.multiply_adds`. ncnn's fast convolutions (Winograd) do fewer. If ncnn has no fast
+    kernel for a layer, each of its multiply-adds counts as :data:`PLAIN_COST`.
 
     Args:
-        input_shapes: one for each input, without the batch axis.
+        input_shapes: the shape of each input, without the batch axis.
 
     Raises:
-        ModelError: a layer cannot take what it is given.
+        ModelError: a layer cannot take inputs of these shapes.
 
     Example:
         >>> work(load("resnet50.param"), [(3, 224, 224)])  # doctest: +SKIP
@@ -39,15 +39,15 @@ def work(graph: Graph, input_shapes: Sequence[tuple[int, ...]]) -> int:
 
 @dataclass(eq=False)
 class Budget:
-    """What each stage of a run may compute, and what stages left out to keep to it.
+    """How much each stage of a run may compute, and what the stages left out because of it.
 
-    A stage asks :meth:`take` how many samples, runs or groups of layers it may have. It is a count and no time, so the
-    same run takes the same samples on every machine.
+    A stage asks :meth:`take` how many samples, runs or groups of layers it may use. The budget counts multiply-adds,
+    not time, so the same run uses the same samples on every machine.
 
     Attributes:
-        allowed: multiply-adds of a stage.
+        allowed: the multiply-adds that a stage may compute.
         inference: multiply-adds of one inference of the network in floating point.
-        reduced: what stages took fewer of -> (how many they took, how many they would have taken).
+        reduced: name of the items that a stage reduced -> (how many it took, how many it wanted).
 
     Example:
         >>> budget = Budget(allowed=1000, inference=100)
@@ -72,11 +72,11 @@ class Budget:
         return self.allowed / self.inference
 
     def take(self, what: str, wanted: int, *, runs: float = 1.0, least: int = 1) -> int:
-        """How many of ``wanted`` a stage may have, if each of them costs ``runs`` inferences of the network.
+        """How many of the ``wanted`` items a stage may use, if each item costs ``runs`` inferences of the network.
 
         Args:
-            what: they are, as a user reads it: a plural, such as "evaluation samples".
-            least: so many are had in any case, because fewer show nothing.
+            what: the name of the items for the user, in the plural, such as "evaluation samples".
+            least: the least number that is returned, because fewer would show nothing. It may exceed the budget.
         """
         fitting = self.inferences / runs
         taken = wanted if fitting >= wanted else min(wanted, max(least, int(fitting)))
@@ -84,10 +84,10 @@ class Budget:
         return taken
 
     def note(self, what: str, taken: int, wanted: int) -> None:
-        """Note what a stage took, where it is less than it wanted."""
+        """Record that a stage took fewer items than it wanted. Does nothing if it took all."""
         if taken < wanted:
             self.reduced[what] = (taken, wanted)
 
 
 UNBOUNDED = Budget()
-"""For callers that bound nothing. Nothing is ever reduced, so it stays empty."""
+"""The budget for callers without a limit. It never reduces anything."""

@@ -1,28 +1,32 @@
 """Everything that runs on a board: Python 3.9, the standard library, numpy and ncnn; nothing else of ncnnkit.
 
 ==========  ===============================================================
-module      what is in it
+module      content
 ==========  ===============================================================
 __main__    the folder as a program: serve, job, agent
 agent       keeps files and jobs on a board
-messages    what a serving process and its parent say to each other
-reading     what a process prints, from its mark on
+answers     the answers of a serving process
+messages    the messages between a serving process and its parent
+reading     reads what a process prints after its mark
 child       the parent's side of a serving process
-casts       whether a mixed network's Casts read what they expect
+storages    checks the storage types of a network's blobs before it runs
 serving     the command ``serve``
+engines     engines other than ncnn
 picture     from an image's pixels to a network's input
-network     what a serving process does: runs, times and counts
+network     the network of a serving process: runs, times and counts
 tally       histograms that can be merged
+records     JSON objects as dataclasses, without checks
+scratch     temporary folders
 rows        arrays on disk, written and read row by row
 jobs        the kinds of jobs
 measuring   the job measure
 profiling   the job profile
 tuning      the job tune
-variants    how a variant is loaded, and what is done around timing it
+variants    loads a variant, and prepares and watches its timing
 protocol    jobs, their progress and their results
 facts       what a machine reports about itself and about a timing
-machine     reads what this machine is
-process     a process' own CPUs, memory and signals
+machine     reads the facts about this machine
+process     the CPUs, memory and signals of this process
 sysfs       the files of /proc and /sys that the next four read
 clusters    cores by type and clock
 sensors     thermometers and power meters

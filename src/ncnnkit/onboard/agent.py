@@ -9,8 +9,8 @@ Everything is in one folder, which also contains the folder of this program:
     program-HASH/         this program
     venv-HASH/            Python with ncnn and numpy
     files/SHA256          the files that were sent, by the hash of their content; each is sent once
-    jobs/ID/              one job: job.json, progress (a JSON line a step), log, result.json, pid
-    given-up/ASKED        a job that was forgotten, by the number of the client that asked for it
+    jobs/ID/              one job: job.json, progress (a JSON line for each step), log, result.json, pid
+    given-up/ASKED        a job that was forgotten, named by the number of the client
     lock                  locked by the request that starts or ends a job
 """
 
@@ -43,11 +43,11 @@ HOME = PROGRAM.parent
 FILES, JOBS, GIVEN_UP = HOME / "files", HOME / "jobs", HOME / "given-up"
 
 KEEP_BYTES = 2 << 30
-"""How many bytes of files are kept that neither this request nor a job needs. The files used last are kept. They never
-take more than a quarter of the disk."""
+"""The number of bytes of files that are kept although no request or job needs them. The files used last are kept. They
+never take more than a quarter of the disk."""
 KEEP_JOBS = 8  # finished jobs with results that nobody fetched; the latest are kept
 KEEP_VENVS = 2  # the ones used last
-KEEP_GIVEN_UP = 100  # the ones forgotten last; a request comes at most seconds too late
+KEEP_GIVEN_UP = 100  # the ones forgotten last; a late request arrives within seconds
 
 POLL = 0.1  # seconds between two reads of a job's progress
 PATIENCE = 1.0  # seconds for a job to restore the clocks and end; if it fails, the next job restores them
@@ -87,7 +87,7 @@ def receive(*_: str) -> None:
         for member in archive:
             stream = archive.extractfile(member)
             if stream is None or not _is_hash(member.name):
-                raise ValueError("%r is not a file by its hash" % member.name)
+                raise ValueError("%r is not the name of a file, which is its hash" % member.name)
             digest = hashlib.sha256()
             with _whole(FILES / member.name) as part:
                 with open(part, "wb") as file:
@@ -95,7 +95,7 @@ def receive(*_: str) -> None:
                         digest.update(chunk)
                         file.write(chunk)
                 if digest.hexdigest() != member.name:
-                    raise ValueError("%s was damaged on its way" % member.name)
+                    raise ValueError("%s was damaged during the transfer" % member.name)
 
 
 def venv(name: str) -> None:
@@ -108,9 +108,9 @@ def venv(name: str) -> None:
 
 
 def install(name: str, *wheels: str) -> None:
-    """Make the virtual environment ``name`` from wheels that were sent, given by their hashes.
+    """Make the virtual environment ``name`` from wheels that were sent, which are given by their hashes.
 
-    A wheel is a zip file of what goes into site-packages. So this needs neither pip nor ensurepip, which boards often
+    A wheel is a zip file of the files for site-packages. So this does not need pip or ensurepip, which boards often
     lack.
     """
     folder = HOME / name
@@ -142,10 +142,10 @@ def start(job: str, asked: str, python: str) -> None:
     """
     folder, text = _job(job), sys.stdin.buffer.read()
     if job_name(PROGRAM.name, python, text) != job:
-        raise ValueError("the job was damaged on its way")
+        raise ValueError("the job was damaged during the transfer")
     with _one_at_a_time():
         if (GIVEN_UP / _plain(asked)).exists():
-            raise ValueError("the job was given up")
+            raise ValueError("the job was cancelled")
         if (folder / "pid").is_file():
             return  # started before the connection broke: the client follows it
         for old in [path for path in _last_used_first(JOBS) if not _runs(path)][KEEP_JOBS:]:
@@ -172,7 +172,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 def follow(job: str, asked: str, line: str) -> None:
-    """Print the lines of a job's progress, beginning with line ``line``, until the job ends. The last line says how.
+    """Print a job's progress from line ``line`` on, until the job ends. The last line says how it ended.
 
     A line on stdin makes the agent forget the job, which is faster than another request. The end of stdin means that
     the connection broke: following ends, and the job goes on.
@@ -277,7 +277,7 @@ def clean(*_: str) -> None:
 
 
 def about(*_: str) -> None:
-    """Print what the host must know to choose wheels for this machine."""
+    """Print the facts that the host needs to choose wheels for this machine."""
     import platform
 
     libc, libc_version = platform.libc_ver()
@@ -299,7 +299,7 @@ def _job(job: str) -> Path:
 
 def _plain(name: str) -> str:
     if not name.isalnum():
-        raise ValueError("%r is no name here" % name)
+        raise ValueError("%r is not a valid name" % name)
     return name
 
 
@@ -327,7 +327,7 @@ def _started(pid: int) -> str:
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A file to write, which is renamed to ``path`` when it is complete."""
+    """A new file to write. It is renamed to ``path`` when it is complete."""
     part = path.with_name("%s.%d.part" % (path.name, os.getpid()))
     try:
         yield part
@@ -348,10 +348,11 @@ REQUESTS: Dict[str, Callable[..., None]] = {
 }
 
 SILENT = ("install", "start", "forget", "clean")
-"""Requests whose only answer is that they are done. A login shell may print more after that."""
+"""Requests that only answer that they are done. A login shell may print more after the answer."""
 
 
 def main(request: str, *arguments: str) -> int:
+    """Answer one request. Returns the exit status."""
     sys.stdout.buffer.write(MARK)
     sys.stdout.buffer.flush()
     try:

@@ -47,8 +47,8 @@ class Loaded(Done):
         device: the Vulkan device that holds it; None on the CPU.
         threads: the number of CPU threads.
         inputs, outputs: the names of the network's blobs.
-        without_vulkan: types of layers that run on the CPU although Vulkan was asked for.
-        instead: what computes in place of what was asked for, and why; empty: nothing does.
+        without_vulkan: types of layers that run on the CPU although Vulkan was requested.
+        instead: what computes instead of what was requested, and why; empty if it runs as requested.
     """
 
     load_ms: float
@@ -63,7 +63,7 @@ class Loaded(Done):
         super().check(asked, arrays)
         _positive([self.load_ms, self.threads], "times and threads")
         if self.device is not None and asked["backend"] != "vulkan":
-            raise ValueError("it is on a GPU, and the CPU was asked for")
+            raise ValueError("it is on a GPU, but the CPU was requested")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Ran(Answer):
     def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
         _positive([self.ms], "times")
         if asked.get("blobs") and list(asked["blobs"]) != self.names:
-            raise ValueError("these are not the blobs that were asked for")
+            raise ValueError("these are not the requested blobs")
         _same(len(arrays), len(self.names), "blobs")
         _of_kind(arrays, np.float32)
 

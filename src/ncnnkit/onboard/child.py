@@ -49,9 +49,8 @@ class Child:
 
     Args:
         command: the command that starts it; by default a :class:`~ncnnkit.onboard.network.Network` on this machine.
-        caches: a folder for compiled shaders. By default a new folder, so that a cold load compiles all shaders, even
-            if
-                the machine has compiled them before.
+        caches: a folder for compiled shaders. By default it is a new folder, so that a cold load compiles all shaders,
+            even if the machine has compiled them before.
         engine: the engine of the default command.
     """
 
@@ -167,8 +166,7 @@ class Child:
         return self._log_from(0)
 
     def _words(self, start: int) -> str:
-        """What was printed since the log had this size, each line once. Over SSH it may arrive just after the
-        answer."""
+        """The lines printed since the log had this size, each once. Over SSH they may arrive just after the answer."""
         end = time.monotonic() + PRINTING
         while self._log_size() == start and time.monotonic() < end:
             time.sleep(PRINTING / 10)
@@ -185,7 +183,7 @@ class Child:
 def _counts(found: object) -> Tuple[int, int]:
     """(done, total) of a message. Raises ProtocolError if it is not valid."""
     if not (isinstance(found, list) and [type(each) for each in found] == [int, int] and 0 <= found[0] <= found[1]):
-        raise ProtocolError("it is as far as %r" % (found,))
+        raise ProtocolError("its progress is %r" % (found,))
     return found[0], found[1]
 
 

@@ -41,7 +41,7 @@ def _knobs(root: Path) -> List[_Knob]:
 
 @contextlib.contextmanager
 def fixed_clocks(journal: Path, root: str = "/") -> Iterator[ClocksReport]:
-    """Hold the clocks of CPU, GPU and memory at their maximum, where that is permitted, and restore them afterwards.
+    """Hold the clocks of CPU, GPU and memory at their maximum, if permitted, and restore them afterwards.
 
     They are also restored after an exception, Ctrl-C, SIGTERM and SIGHUP (a lost connection). If the process is killed,
     the ``journal`` helps: this file records the original settings before any is changed, and :func:`restore_clocks`, or
@@ -63,7 +63,7 @@ def fixed_clocks(journal: Path, root: str = "/") -> Iterator[ClocksReport]:
             file = _lock(journal) if knobs else None
             if file is not None:
                 stack.callback(file.close)
-                _put_back(file, root)  # settings of a run that was killed
+                _put_back(file, root)  # restore the settings that a killed run changed
                 _record(file, {"boot": _boot(root), "governors": {knob.name: read_text(knob.chosen) for knob in knobs}})
                 stack.callback(_forget, file, journal, root)
             reason = "another run holds the clocks" if file is None else ""
@@ -110,7 +110,7 @@ def _write(path: Path, value: str) -> str:
         with open(path, "w") as file:
             file.write(value)
     except PermissionError:
-        return "not permitted; as root it is"
+        return "only root may change it"
     except OSError as error:
         return error.strerror or str(error)
     return "" if read_text(path) == value else f"the kernel kept {read_text(path)}"
@@ -121,8 +121,7 @@ def _boot(root: str) -> str:
 
 
 def _lock(journal: Path) -> Optional[IO[str]]:
-    """The journal, locked until it is closed or this process ends or is killed; None if another process has locked
-    it."""
+    """The journal, locked until it is closed or this process ends; None if another process has locked it."""
     journal.parent.mkdir(parents=True, exist_ok=True)
     while True:
         file = open(os.open(journal, os.O_RDWR | os.O_CREAT, 0o600), "r+")  # noqa: SIM115  # it stays open
@@ -131,7 +130,7 @@ def _lock(journal: Path) -> Optional[IO[str]]:
             if os.path.samestat(os.fstat(file.fileno()), os.stat(journal)):
                 return file
         except FileNotFoundError:
-            pass  # its last holder removed it after we opened it and before we locked it
+            pass  # its last holder removed it between our open and our lock
         except OSError:
             file.close()
             return None

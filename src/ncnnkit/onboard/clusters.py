@@ -16,9 +16,8 @@ from .sysfs import (
 )
 
 CORE_TYPES: Dict[int, Dict[int, str]] = {
-    # MIDR_EL1: implementer (bits 31-24) -> part (bits 15-4) -> the core's name. Source of Arm's parts: the manuals of
-    # its
-    # cores; of the others: Linux' arch/arm64/include/asm/cputype.h and util-linux' lscpu-arm.c.
+    # MIDR_EL1: implementer (bits 31-24) -> part (bits 15-4) -> the core's name. Sources: the manuals of Arm's cores,
+    # and for other cores Linux' arch/arm64/include/asm/cputype.h and util-linux' lscpu-arm.c.
     0x41: {
         0xC07: "Cortex-A7", 0xC08: "Cortex-A8", 0xC09: "Cortex-A9", 0xC0D: "Cortex-A17", 0xC0E: "Cortex-A17",
         0xC0F: "Cortex-A15", 0xD01: "Cortex-A32", 0xD02: "Cortex-A34", 0xD03: "Cortex-A53", 0xD04: "Cortex-A35",

@@ -54,7 +54,7 @@ class Gpu:
     Attributes:
         name: the device's name in ``/sys``.
         driver: the kernel's driver.
-        model: what the driver calls the GPU; null if unknown.
+        model: the driver's name of the GPU; null if unknown.
         max_mhz: the highest clock, MHz; null if unknown.
         governor: what sets the clock; null if unknown.
     """
@@ -117,12 +117,12 @@ class VulkanDevice:
 
 @dataclass(frozen=True)
 class Platform:
-    """What must be known of a machine to choose Python packages for it.
+    """The facts about a machine that are needed to choose Python packages for it.
 
     Attributes:
         python: its version, three numbers.
-        machine: what ``uname`` calls the processor.
-        system: what ``uname`` calls the kernel.
+        machine: the processor, as ``uname`` names it.
+        system: the kernel, as ``uname`` names it.
         libc: the C library: ``glibc``, or empty for another.
         libc_version: its version; empty if unknown.
         free_bytes: free bytes on its disk.
@@ -143,16 +143,16 @@ class Platform:
     def __post_init__(self) -> None:
         require_plain(self.machine, self.system, self.libc, self.libc_version)
         if len(self.python) != 3 or not all(0 <= number < 1000 for number in self.python):
-            raise ValueError("%r is no version of Python" % self.python)
+            raise ValueError("%r is not a version of Python" % self.python)
         if self.libc == "glibc" and not re.fullmatch(r"2\.[0-9]{1,3}(\.[0-9]+)*", self.libc_version):
-            raise ValueError("%r is no version of glibc" % self.libc_version)
+            raise ValueError("%r is not a version of glibc" % self.libc_version)
 
 
 def require_plain(*texts: str) -> None:
     """Raise ValueError unless each text can be part of a file name."""
     for text in texts:
         if not re.fullmatch(r"[A-Za-z0-9._+-]*", text):
-            raise ValueError("%r holds other characters than letters, digits and ._+-" % text)
+            raise ValueError("%r has characters other than letters, digits and ._+-" % text)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Machine:
         python: the version of Python.
         numpy: the version of NumPy.
         platform: operating system, kernel and C library, as Python names them.
-        machine: what ``uname`` calls the processor: ``x86_64``, ``aarch64``.
+        machine: the processor, as ``uname`` names it: ``x86_64``, ``aarch64``.
         cpu: the processor's name.
         cpu_features: the instruction sets for which ncnn has kernels.
         cores: CPU cores that this process may use, within its container's CPU quota.
@@ -216,14 +216,14 @@ class Conditions:
     """Clocks, temperatures, power and throttling during a timing.
 
     Attributes:
-        looks: how often clocks and sensors were read.
+        looks: number of times that clocks and sensors were read.
         clocks_mhz: the clock of each cluster, of ``gpu`` and of ``memory``, MHz, by its name.
         temperatures: the temperature of each sensor, °C, by its name.
         power_w: the power of each sensor, W, by its name.
-        energy_mj: the energy of one inference, mJ, including the energy that the idle board needs; null if no sensor
-            measures the board or a whole chip.
+        energy_mj: the energy of one inference, mJ, including the energy of the idle board; null if no sensor measures
+            the board or a whole chip.
         energy_of: the sensor that measured the energy; null if there is none.
-        throttled: whether the machine throttled; null if it has no signs of throttling that can be read.
+        throttled: whether the machine throttled; null if it has no indicator of throttling that can be read.
         throttled_by: the reasons, as texts.
     """
 
@@ -242,7 +242,7 @@ class Load:
     """The time to load a model.
 
     Attributes:
-        cold: the first load in a new process, ms. Neither are the weights in the file cache, nor are GPU pipelines
+        cold: the first load in a new process, ms. The weights are not in the file cache, and GPU pipelines are not
             compiled.
         warm: the second load, ms.
     """

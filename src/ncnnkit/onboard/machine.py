@@ -1,4 +1,4 @@
-"""Reads what this machine is: the board as Linux shows it, and what ncnn finds."""
+"""Reads the facts about this machine: the board as Linux shows it, and what ncnn reports."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def this_board(root: str = "/", usable: Optional[Collection[int]] = None, machin
     Args:
         root: the folder that contains ``proc`` and ``sys``.
         usable: the CPUs that this process may use (``os.sched_getaffinity``); by default all that are online.
-        machine: what ``uname`` calls the processor; by default that of this machine.
+        machine: the processor, as ``uname`` names it; by default that of this machine.
     """
     top = Path(root)
     compatible = [name for name in read_text(top / "proc/device-tree/compatible").split("\0") if name]
@@ -113,7 +113,7 @@ def _emulated(root: Path, machine: str) -> bool:
         running = ELF_MACHINES.get(int.from_bytes(head[18:20], order))  # type: ignore[arg-type]  # a Literal
         if running and mine and running != mine:
             return True
-    # If that cannot be read: Linux names its own processor (since 6.1), and older emulators show the host's cpuinfo.
+    # If that cannot be read: Linux (since 6.1) names its own processor, and older emulators show the host's cpuinfo.
     hosts = _family(read_text(root / "proc/sys/kernel/arch"))
     if hosts and mine and hosts != mine:
         return True
@@ -167,7 +167,7 @@ def _gpu(root: Path) -> Optional[Gpu]:
 
 
 def vulkan_devices() -> List[VulkanDevice]:
-    """The Vulkan devices ncnn can use, in its order."""
+    """The Vulkan devices that ncnn can use, in ncnn's order."""
     import ncnn
 
     devices = []
@@ -187,7 +187,7 @@ def vulkan_devices() -> List[VulkanDevice]:
 
 
 def driver_version(vendor: int, number: int) -> str:
-    """A driver's version as text. NVIDIA packs the number in its own way, the others as Vulkan does."""
+    """A driver's version as text. NVIDIA packs the number in its own way; other drivers use Vulkan's."""
     if vendor == 0x10DE:
         return "%d.%d.%02d" % (number >> 22, number >> 14 & 0xFF, number >> 6 & 0xFF)
     return "%d.%d.%d" % (number >> 22, number >> 12 & 0x3FF, number & 0xFFF)

@@ -93,7 +93,7 @@ class _Contender:
             self.result.status, self.result.reason = "crashed", str(error)
 
     def finish(self) -> None:
-        """Complete the result, if the variant got that far."""
+        """Complete the result, if the variant was timed."""
         if self.result.samples:
             self.result.conditions = self.watch.result(statistics.fmean(self.result.samples))
         if self.result.status != "crashed":
@@ -140,7 +140,7 @@ def _load_and_evaluate(
 def _evaluate(
     child: Child, inputs: Sequence[Rows], first: Tuple[Ran, Arrays], folder: Path, number: int, seconds: float
 ) -> Dict[str, str]:
-    """Run the samples, as many as ``seconds`` allow. Returns output name -> file of :class:`RowWriter`.
+    """Run as many samples as ``seconds`` allow. Returns output name -> file of :class:`RowWriter`.
 
     ``first`` is the result of the first sample, which is not run again. The file names have the number of the variant,
     because names of variants and blobs may contain any character, such as slashes.
@@ -164,7 +164,7 @@ def _time(child: Child, result: VariantResult, job: MeasureJob, watch: Sampler) 
     slow = result.status == "fallback"
     whole = min(job.slow_seconds, job.seconds) if slow else job.seconds
     if slow and sum(result.samples) > whole * 1000:
-        return  # its time is over; a software device gives no figures of a GPU anyway
+        return  # the time is over; a software device gives no GPU figures anyway
     seconds = whole / job.rounds
     limits: Message = {"seconds": seconds, "min_samples": 1 if slow else job.least, "max_samples": 200}
     with watch:

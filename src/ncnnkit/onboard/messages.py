@@ -25,17 +25,20 @@ Message = Dict[str, Any]
 
 LARGEST = 1 << 32  # bytes of a message's arrays
 
-SO_FAR = "so_far"
-"""The field of a message that is no answer yet: what is done, and of how much."""
+_TYPES = {np.dtype(code).name: np.dtype(code) for code in "?bBhHiIlLqQefd"}
+"""Name of the type of an array that may be sent -> the type. NumPy would take any text, and evaluate parts of some."""
 
-TELLING = 0.5  # seconds between two such messages: each wakes the parent, on the cores that are timed
+SO_FAR = "so_far"
+"""The field of a progress message, which comes before the answer: (done, total)."""
+
+TELLING = 0.5  # seconds between two such messages; each wakes the parent on the cores that are timed
 
 Tell = Callable[[int, int], None]
 """Called with (done, total) while a request is worked on."""
 
 
 def untold(done: int, total: int) -> None:
-    """A :data:`Tell` that says nothing."""
+    """A :data:`Tell` that does nothing."""
 
 
 def send(stream: IO[bytes], message: Message, arrays: Sequence[np.ndarray[Any, Any]] = ()) -> None:
@@ -72,9 +75,9 @@ def _parse(line: bytes) -> Tuple[Message, List[Tuple[np.dtype[Any], List[int]]]]
     """The message in a line, and the type and shape of each of its arrays."""
     try:
         message = json.loads(line, parse_constant=_refuse, parse_float=_finite)
-        kinds = [(np.dtype(str(dtype)), [int(side) for side in shape]) for dtype, shape in message.pop("arrays")]
-        if not all(dtype.kind in "biuf" and all(0 <= side <= LARGEST for side in shape) for dtype, shape in kinds):
-            raise ValueError("no array of numbers")
+        kinds = [(_TYPES[dtype], [int(side) for side in shape]) for dtype, shape in message.pop("arrays")]
+        if not all(0 <= side <= LARGEST for _, shape in kinds for side in shape):
+            raise ValueError("not the shape of an array")
         sizes = [math.prod(max(1, side) for side in shape) * dtype.itemsize for dtype, shape in kinds]
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise ProtocolError("it sent %r" % line[:60].decode(errors="replace")) from None

@@ -1,4 +1,4 @@
-"""The network of a serving process: it answers requests with ncnn's results and with times."""
+"""The network of a serving process. It answers requests with ncnn's results and with times."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SWITCHES = {
 """Name of a switch -> ncnn's option. A variant's ``switches`` are applied after its ``options``."""
 
 FOUND_NOTHING = {"DetectionOutput": 6, "YoloDetectionOutput": 6, "Yolov3DetectionOutput": 6}
-"""Types of layers whose output is empty if they detect nothing -> the number of values of one detection."""
+"""Types of layers with an empty output if they detect nothing -> the number of values of one detection."""
 
 PROFILE_SECONDS = 60.0  # after this time, a profile stops repeating
 EVICT_MB = 8  # MB of memory that are read between two runs of a single layer; see Network.time_nets
@@ -191,8 +191,7 @@ class Network:
         return Memory(max(0.0, own_memory_mb("VmHWM") - self.rss_before_mb)), []
 
     def layers(self, _: Message, __: Arrays) -> Tuple[Layers, Arrays]:
-        """The layers of the loaded network: the storages that each can read in addition to fp32, and which Vulkan can
-        run."""
+        """The layers of the loaded network: the storages that each can read besides fp32, and Vulkan's layers."""
         names = {"fp16": "support_fp16_storage", "bf16": "support_bf16_storage"}
         layers = self.net.layers()
         return Layers(
@@ -308,8 +307,7 @@ class Network:
         self.last = [ncnn.Mat(array).clone() for array in typed]
 
     def _each(self, names: Sequence[str], use: Callable[[str, Any], None]) -> None:
-        """One inference. ``use`` gets the name and the array of each blob. The array is valid only until ``use``
-        returns."""
+        """Run one inference. ``use`` gets the name and the array of each blob, which is valid until ``use`` returns."""
         import ncnn
 
         if len(self.last) != len(self.inputs):
@@ -325,8 +323,8 @@ class Network:
                     raise RuntimeError("could not compute blob %s (status %d)" % (name, status))
                 if not mat.empty():
                     values = np.asarray(mat)
-                    # If bf16 is allowed, ncnn leaves int8 blobs as they are; otherwise it converts them to the same
-                    # floats.
+                    # If bf16 is allowed, ncnn returns int8 blobs as int8; otherwise it converts them to floats of the
+                    # same values.
                     use(name, values.astype(np.float32) if values.dtype == np.int8 else values)
                 elif name in self.may_be_empty:
                     use(name, np.zeros((0, self.may_be_empty[name]), np.float32))
@@ -361,7 +359,7 @@ def open_net(request: Message, device: Optional[VulkanDevice] = None) -> Any:
         setattr(options, name, on)
     for name, on in (request.get("switches") or {}).items():
         if name not in SWITCHES:
-            raise RuntimeError("no switch %r; there are %s" % (name, ", ".join(SWITCHES)))
+            raise RuntimeError("no switch %r; the switches are %s" % (name, ", ".join(SWITCHES)))
         setattr(options, SWITCHES[name], bool(on))
     options.lightmode = options.lightmode and not request.get("keep_blobs", False)
     if device is not None:
@@ -401,10 +399,10 @@ def empty_blobs(net: Any) -> Dict[str, int]:
 
 
 def timed(extractor: Any, blob: str, may_be_empty: bool = False) -> Tuple[float, int]:
-    """Compute a blob in the form in which the next layer gets it. Returns the seconds and the bits of a value.
+    """Compute a blob in the form in which the next layer reads it. Returns the seconds and the bits of a value.
 
-    The blob is released before the next one is computed: a layer that works in place copies its input if somebody else
-    holds it.
+    The blob is released before the next one is computed: a layer that works in place copies its input if there is
+    another reference to it.
     """
     import ncnn
 

@@ -1,4 +1,4 @@
-"""From the pixels of an image to a network's input: the placement of the image, resizing as OpenCV does, the values.
+"""Converts the pixels of an image to a network's input: placement, resizing as in OpenCV, and normalisation.
 
 The host prepares images with these functions. The app in Python contains the code of this file (``standalone`` in
 ``app/bundling.py``). ``placing.cpp``, ``resize.cpp`` and ``preprocess.cpp`` of the app in C++ do the same.
@@ -83,9 +83,9 @@ class Fit:
             if not (is_pixels(value) or (value is None and name != "multiple")):
                 return "%s must be a whole number of pixels, not %r" % (name, value)
         if self.way == "letterbox" and self.size and any(side % self.multiple for side in self.size):
-            return "size %dx%d is no multiple of %d" % (*self.size, self.multiple)
+            return "size %dx%d is not a multiple of %d" % (*self.size, self.multiple)
         if self.way == "multiple" and self.size:
-            return "the size of the way multiple is that of the image"
+            return "the way multiple uses the size of the image, so it takes no size"
         return ""
 
 
@@ -304,8 +304,7 @@ def resize_as_opencv(pixels: Array, height: int, width: int) -> Array:
 
 
 def _neighbours(before: int, after: int) -> Tuple[Array, Array, Array]:
-    """For each new pixel: (index of the pixel before it, its weight, the weight of the next pixel). An index can be
-    -1."""
+    """For each new pixel: (index of the pixel before it, or -1; its weight; the weight of the next pixel)."""
     place = ((np.arange(after) + 0.5) * (1.0 / (after / before)) - 0.5).astype(np.float32)
     first = np.floor(place)
     part = place - first
@@ -322,7 +321,7 @@ _WHITES = (1.0, 255.0, 65535.0, 2.0**32 - 1)  # the white of floats from 0 to 1,
 
 
 def eight_bits(values: Array, mode: str) -> Array:
-    """Grey values of more than 8 bits as uint8, rounded. (Pillow's convert() clips 16 bits at 255, which gives white.)
+    """Grey values of more than 8 bits as uint8, rounded. (Pillow's convert() clips 16-bit values at 255, so to white.)
 
     Args:
         values: the values of the pixels.

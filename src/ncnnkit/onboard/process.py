@@ -1,4 +1,4 @@
-"""What a process can find out about itself and change: its CPUs, its memory, its signals."""
+"""The CPUs, the memory and the signals of this process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def usable_cpus() -> Optional[List[int]]:
-    """The CPUs that this process may use; None if the system does not tell."""
+    """The CPUs that this process may use; None if the system does not report them."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def available_cores(root: str = "/") -> int:
-    """How many threads can run at the same time: the CPUs this process may use, within its container's CPU quota.
+    """The number of threads that can run at the same time: the CPUs of this process, within its container's CPU quota.
 
     Args:
         root: the folder that contains ``sys``.
@@ -45,7 +45,7 @@ def pin(cpus: Optional[Sequence[int]]) -> None:
         return
     usable = usable_cpus()
     if usable is None or not set(cpus) <= set(usable):
-        raise RuntimeError("cannot pin to the CPUs %s: usable are %s" % (list(cpus), usable or "unknown"))
+        raise RuntimeError("cannot pin to the CPUs %s; the usable CPUs are %s" % (list(cpus), usable or "unknown"))
     os.sched_setaffinity(0, cpus)
 
 
@@ -76,7 +76,7 @@ def drop_file_cache(path: str) -> None:
 
 
 def guarded(work: Callable[[], None]) -> NoReturn:
-    """Do the work in a child process that is killed when stdin ends, because then nobody needs its result.
+    """Do the work in a child process. It is killed when stdin ends, because nobody needs its result then.
 
     ncnn's Python module holds the GIL while it computes, so a working process cannot watch stdin. This process watches
     it, and ends with the exit status of its child. Like a shell it reports a signal as an exit status above 128.

@@ -17,7 +17,7 @@ def profile(job: ProfileJob, notify: Notify) -> ProfileResult:
         notify: called with progress.
 
     Raises:
-        WorkerError: ncnn crashed or refused.
+        WorkerError: ncnn crashed or refused the network.
     """
     notify(Step("profile"))
     arrays = [np.asarray(np.load(path), np.float32) for path in job.inputs]

@@ -259,7 +259,7 @@ def _require_above_zero(values: Sequence[float]) -> None:
 # ---------------------------------------------------------------------------------------------------------------- jobs
 
 NCNN = "ncnn"
-"""The engine of a model that names no other."""
+"""The default engine of a model."""
 
 R = TypeVar("R", bound="Result")
 J = TypeVar("J", bound="Job")  # type: ignore[type-arg]
@@ -276,7 +276,8 @@ class JobModel:
         options: the fields of ``ncnn::Option`` for this precision; empty for another engine.
         least_sqnr_db: the least SQNR of its worst output against the reference, dB.
         engine: the engine that computes it: ``ncnn``, or one of :data:`ncnnkit.onboard.engines.ENGINES`.
-        inputs, outputs: the names of the network's inputs and outputs, in its order; empty for ncnn, which knows them.
+        inputs, outputs: the names of the network's inputs and outputs, in order; empty for ncnn, which reads them from
+            its files.
         shapes: name of an input or output -> its shape with the batch axis; empty for ncnn.
     """
 
@@ -453,7 +454,7 @@ class TuneJob(Job[TuneResult]):
         if [row.name for row in result.candidates] != names:
             raise ValueError("these are not the candidates of the job")
         if not {name for rung in result.rungs for name in rung.kept} <= set(names):
-            raise ValueError("a rung keeps what is no candidate")
+            raise ValueError("a rung keeps a candidate that the job does not have")
         settings = [candidate.settings for candidate in self.candidates]
         switches = {name: on for chosen in settings for name, on in chosen.switches.items()}
         winner = result.winner
@@ -506,7 +507,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class Line:
-    """A line from following a job: a progress message, or the job's end. If both are None, it is a sign of life."""
+    """A line from following a job: a progress message, or the job's end.
+
+    If both are None, it only shows that the connection is alive.
+    """
 
     step: Optional[Step] = None
     ended: Optional[Ended] = None

@@ -16,7 +16,7 @@ class ProtocolError(Exception):
 
 
 class Reader:
-    """Reads what comes after the mark.
+    """Reads the output of a process after the mark.
 
     Args:
         descriptor: the file descriptor of a pipe.
@@ -52,7 +52,7 @@ class Reader:
         while (start := self._buffer.find(end, searched)) < 0:
             searched = max(0, len(self._buffer) - len(end))
             if searched > LONGEST_LINE:
-                raise ProtocolError("it prints without an end")
+                raise ProtocolError("it prints more than is allowed")
             if not self._fill(deadline):
                 return self._take(len(self._buffer))
         return self._take(start + len(end))

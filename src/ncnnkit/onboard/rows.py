@@ -23,7 +23,7 @@ Row = Any  # NDArray[np.float32]: numpy.typing is missing in numpy 1.19
 HEADER = 192  # bytes; the length of the header is fixed, because the number of rows is not known when it is written
 NONE = -1  # in the table of shapes: the row has no such axis
 DIFFERS = -1  # in a shape of all rows: the rows differ in this side
-LARGEST_EMPTY = 1 << 20  # the largest product of the non-zero sides of an empty row
+LARGEST_EMPTY = 1 << 20  # the largest product of the non-zero sides of an empty row, or of an empty array
 
 
 class RowWriter:
@@ -104,7 +104,11 @@ class Rows:
             self._start = file.tell()
             values = math.prod(self.shape)
             self.bytes = self._start + values * self.dtype.itemsize
-            if len(self.shape) == 1 and os.fstat(file.fileno()).st_size > self.bytes:
+            size = os.fstat(file.fileno()).st_size
+            if size < self.bytes:
+                whole = (size - self._start) // (math.prod(self.shape[1:]) * self.dtype.itemsize)
+                raise ValueError("%s ends within row %d" % (self.path, whole))
+            if len(self.shape) == 1 and size > self.bytes:
                 file.seek(self.bytes)
                 self._table = self._shapes(file, values)
         if self._table is not None:
@@ -132,8 +136,10 @@ class Rows:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-        if fortran or not shape or dtype.hasobject:
+        if fortran or not shape or dtype.hasobject or min(shape) < 0 or not dtype.itemsize:
             raise ValueError("%s is not an array of rows" % self.path)
+        if 0 in shape and math.prod(side or 1 for side in shape) > LARGEST_EMPTY:
+            raise ValueError("%s says that it has very many empty rows" % self.path)
         return shape, dtype
 
     def _shapes(self, file: BinaryIO, values: int) -> Any:
@@ -150,7 +156,7 @@ class Rows:
             bounded = all(math.prod(side or 1 for side in row) <= max(values, LARGEST_EMPTY) for row in rows)
             if whole and bounded and table.min(initial=0) >= NONE and sum(map(math.prod, rows)) == values:
                 return table
-        raise ValueError("%s does not say the shapes of its rows" % self.path)
+        raise ValueError("%s has no valid shapes of its rows" % self.path)
 
     def _place(self, index: int) -> Tuple[int, Tuple[int, ...]]:
         """(where a row begins, counted in values; its shape)."""

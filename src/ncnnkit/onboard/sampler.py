@@ -82,7 +82,7 @@ class Sampler:
 
     def _watch(self) -> None:
         if self._pinned and hasattr(os, "sched_setaffinity"):
-            with contextlib.suppress(OSError):  # 0: only the calling thread
+            with contextlib.suppress(OSError):  # 0 is the calling thread
                 os.sched_setaffinity(0, set(os.sched_getaffinity(0)) - self._pinned)
         looked = False
         wait = self.FIRST
@@ -212,7 +212,7 @@ class _Throttling:
                 self._lower.pop(clock.name, None)
 
     def look(self, mhz: Dict[str, float]) -> None:
-        """Take the present clocks."""
+        """Compare the present clocks with the earlier ones."""
         for clock in self._clocks:
             cap, first = clock.cap(), self._caps[clock.name]
             if cap is not None and first is not None and cap < first:

@@ -10,6 +10,7 @@ from .process import guarded
 
 
 def main(engine: str = "ncnn") -> None:
+    """Answer requests for a network of this engine until stdin ends."""
     guarded(lambda: _serve(engine))
 
 

@@ -1,4 +1,4 @@
-"""Checks the storage type of a network's blobs before it runs.
+"""Checks the storage types of a network's blobs before it runs.
 
 A blob of 16-bit values does not say whether it holds fp16 or bf16. ncnn assumes what the reader's options allow
 (``convert_layout`` in its ``net.cpp``). If a layer's mask forbids both, it assumes fp32 and reads beyond the end of the
@@ -87,7 +87,10 @@ def layers_of(param: str) -> List[Tuple[str, str, Dict[str, str]]]:
 
 
 def allowed(options: Any, mask: int) -> Tuple[bool, bool]:
-    """(whether a layer with this mask may read fp16, the same for bf16). Without fp16 arithmetic, ncnn prefers bf16."""
+    """(whether a layer with this mask may read fp16, whether it may read bf16).
+
+    Without fp16 arithmetic, ncnn prefers bf16.
+    """
     import ncnn
 
     bf16 = options.use_bf16_storage and not mask & NO_BF16_STORAGE
@@ -96,13 +99,15 @@ def allowed(options: Any, mask: int) -> Tuple[bool, bool]:
 
 
 def taken_for(fp16: bool, bf16: bool) -> str:
-    """What a layer assumes a blob of 16-bit values to hold."""
+    """The storage that a layer assumes for a blob of 16-bit values."""
     return "fp16" if fp16 else "bf16" if bf16 else "float"
 
 
 def arrives(layer: Any, fp16: bool, bf16: bool, found: str) -> str:
-    """The storage in which a blob reaches a layer: ncnn converts fp32 to 16 bits, or 16 bits that the layer cannot
-    read."""
+    """The storage in which a layer gets a blob.
+
+    ncnn converts fp32 to 16 bits, and 16 bits that the layer cannot read.
+    """
     able = {"fp16": layer.support_fp16_storage, "bf16": layer.support_bf16_storage, "float": True}
     if found == "float":
         return "fp16" if fp16 and able["fp16"] else "bf16" if bf16 and able["bf16"] else "float"
@@ -110,5 +115,6 @@ def arrives(layer: Any, fp16: bool, bf16: bool, found: str) -> str:
 
 
 def misread(reader: str, name: str, expected: str, found: str, maker: str) -> RuntimeError:
+    """The error for a blob that would be read as another type."""
     text = "this model does not run here: layer %s outputs %s, but %s %s reads %s"
     return RuntimeError(text % (maker, found, reader, name, expected))

@@ -14,8 +14,7 @@ MEMORY_CLOCK = re.compile(r"^dmc|[.:-]dmc|memory-controller|devfreq_mif|\bemc\b"
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, without surrounding whitespace and the NULs of the device tree; empty if it cannot be
-    read."""
+    """The text of a file, without surrounding whitespace and NULs; empty if it cannot be read."""
     try:
         return path.read_bytes().decode(errors="replace").strip().strip("\0").strip()
     except OSError:
@@ -23,6 +22,7 @@ def read_text(path: Path) -> str:
 
 
 def read_number(path: Path) -> Optional[int]:
+    """The whole number in a file; None if there is none."""
     try:
         return int(read_text(path))
     except ValueError:
@@ -60,6 +60,7 @@ def system_memory_mb(field: str, root: str = "/") -> Optional[float]:
 
 
 def policies(root: Path) -> List[Path]:
+    """The folders of the cpufreq policies, in order of their numbers."""
     return by_number((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
 
 

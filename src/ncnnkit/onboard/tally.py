@@ -27,8 +27,10 @@ class Tally:
         self.count = 0  # the number of all values, including zeros and those that were not sampled
 
     def add(self, values: np.ndarray[Any, Any]) -> float:
-        """Count the values of an array of one axis or more (without bins: only its largest value). Returns the largest
-        value."""
+        """Count the values of an array of one axis or more.
+
+        Returns the largest absolute value. Without bins it only finds this value.
+        """
         self.count += values.size
         absmax = float(max(values.max(), -values.min()))
         self.absmax = absmax if not absmax <= self.absmax else self.absmax  # keeps NaN
@@ -69,8 +71,7 @@ class Tally:
 
 
 def stride(step: int, width: int) -> int:
-    """A step of at least ``step`` that visits all columns of rows of ``width``, not the same few columns in each
-    row."""
+    """A step of at least ``step`` that visits all columns of rows of ``width``, and not the same few in each row."""
     step = max(1, step)
     while math.gcd(step, width) > 1:
         step += 1

@@ -26,8 +26,9 @@ def halve(
 ) -> Tuple[List[str], List[Rung]]:
     """Successive halving: finds the best of many candidates at about the cost of timing a few well.
 
-    In each rung all that are left share an equal part of the time, and the better half goes on with twice as much each
-    (K. Jamieson, A. Talwalkar: Non-stochastic Best Arm Identification and Hyperparameter Optimization, AISTATS 2016).
+    In each rung, the candidates that are left share the time equally. The better half goes to the next rung, where each
+    gets twice as much time (K. Jamieson, A. Talwalkar: Non-stochastic Best Arm Identification and Hyperparameter
+    Optimization, AISTATS 2016).
 
     Args:
         names: the candidates.
@@ -52,7 +53,7 @@ def halve(
 
 
 PARTS: Dict[str, str] = {"cpus": "cpus", "threads": "threads", "precision": "model", "backend": "backend"}
-"""Part of a candidate that can be reset to the default alone -> its field. Each switch is a part, too."""
+"""Part of a candidate that can be reset to the default by itself -> its field. Each switch is a part, too."""
 
 
 def differences(settings: Settings, base: Settings) -> List[str]:
@@ -73,12 +74,12 @@ def clearly_above_one(ratios: Sequence[float]) -> bool:
 
 
 def tune(job: TuneJob, notify: Notify) -> TuneResult:
-    """Find the candidate that is the fastest on this machine and correct, with :func:`halve`, and what makes it fast.
+    """Find the fastest candidate with correct outputs, with :func:`halve`, and the settings that make it fast.
 
     Every rung times its candidates in blocks, as many at once as the memory allows. Each block includes the defaults,
-    and a score is a candidate's time divided by the defaults' time in the same block and turn. So a machine that gets
-    slower favours no candidate. In the final, each setting of the winner that differs from the defaults is reset
-    alone. If that has no clear effect, it stays reset.
+    and a score is a candidate's time divided by the defaults' time in the same block and turn. So a change of the
+    machine's speed favours no candidate. In the final, each setting of the winner that differs from the defaults is
+    reset by itself. If resetting it makes no clear difference, it stays reset.
 
     Args:
         job: the candidates and the times.
@@ -163,7 +164,7 @@ class _Contest:
         for name in ("fastest", "base"):
             if name not in times:
                 raise WorkerError("a finalist no longer runs: " + rows[name].reason)
-        # Two settings without an effect alone may have one together.
+        # Two settings that have no effect separately may have one together.
         slower = "plain" not in times or clearly_above_one([a / b for a, b in zip(times["plain"], times["fastest"])])
         winner = "fastest" if slower else "plain"
         ratio = [b / a for a, b in zip(times[winner], times["base"])]
@@ -192,7 +193,7 @@ class _Contest:
                     watch = (watches or {}).get(name, contextlib.nullcontext())
                     with _dropping(name, rows, times), processes[name].step() as child, watch:
                         found = child.ask("time", timeout=RUN_TIMEOUT + 10 * seconds, **limits)[0]
-                        # The first inference does not count: the caches hold another's data.
+                        # The first inference does not count, because the caches hold another candidate's data.
                         times[name].append(statistics.median(found.samples[1:]))
         return times
 
@@ -230,7 +231,7 @@ def _dropping(name: str, rows: Dict[str, CandidateResult], times: Dict[str, List
 
 
 def _paired(found: Arrays, right: Arrays) -> Tuple[Arrays, Arrays]:
-    """Outputs of detections as pairs of rows, because rounding reorders detections, and moves scores over a threshold.
+    """Pair the rows of detections, because rounding reorders detections and moves scores across a threshold.
 
     Each row of the smaller output is paired with the nearest row of the other. If an output has less than half as many
     rows as the other, or rows of another length, it is not paired and counts as wrong.

@@ -1,4 +1,4 @@
-"""A variant of a job: how its process loads it, and what surrounds its timing."""
+"""Loads a variant of a job in a process, and prepares and watches its timing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BARE_MB = 100.0  # MB of a process with Python, NumPy and ncnn
 
 
 def room_for(network_mb: float) -> float:
-    """How many more processes fit into the memory, each with a network of this size, MB."""
+    """How many more processes fit into the memory, if each has a network of this size in MB."""
     free = system_memory_mb("MemAvailable")
     return math.inf if free is None else free / (SPARE * (network_mb + BARE_MB))
 

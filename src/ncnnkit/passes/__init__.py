@@ -1,8 +1,8 @@
 """Rewrites that make a network smaller and faster without changing what it computes.
 
-A pass is a function ``(graph) -> int``. It changes the graph where that is certainly correct, and returns the number of
-changes. :data:`PASSES` lists all passes, in order. They do what ncnn's ncnnoptimize does, with more checks: if a
-rewrite is only correct for some shapes, types or numbers, these are checked. Layers that compute in int8 are not
+A pass is a function ``(graph) -> int``. It changes the graph only if the change is certainly correct, and returns the
+number of changes. :data:`PASSES` lists all passes, in order. They do what ncnn's ncnnoptimize does, with more checks:
+if a rewrite is only correct for some shapes, types or numbers, these are checked. Layers that compute in int8 are not
 changed.
 
 =====================  =========================================================================
@@ -53,7 +53,8 @@ PASSES: tuple[Pass, ...] = (
     replace_convolution_on_vector,
     drop_unread_constants,
 )
-"""In order: first removing layers between others that could be fused, then fusing, then removing what is left over."""
+"""All passes in order: first passes that remove layers between layers that could be fused, then passes that fuse, then
+passes that remove what is left."""
 
 
 M = TypeVar("M", Graph, Artifact)
@@ -87,14 +88,15 @@ def optimize_with_report(graph: Graph, *, fp16: bool = False, any_size: bool = F
     """Like :func:`optimize`, but also returns: name of each pass -> the number of its rewrites.
 
     Args:
-        any_size: make only rewrites that are correct for inputs of any size, not only for those of the Input layers.
+        any_size: only make rewrites that are correct for inputs of any size, not just for the sizes of the Input
+            layers.
     """
     graph.verify()
     better = graph.copy()
     if any_size:
         better.set_input_shapes([()] * len(graph.inputs))
     report = dict.fromkeys((rewrite.__name__ for rewrite in PASSES), 0)
-    while True:  # this ends: no pass adds a layer, and none replaces a layer by a type that it looks for
+    while True:  # the loop ends: no pass adds a layer, and no pass makes a layer of a type that it replaces
         rewrites = sum(_run(rewrite, better, report) for rewrite in PASSES)
         if not rewrites:
             break

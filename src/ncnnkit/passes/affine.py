@@ -32,6 +32,7 @@ class Affine:
     b: Vector
 
     def then(self, after: Affine) -> Affine:
+        """The composition: first this map, then ``after``."""
         return Affine(after.a * self.a, after.a * self.b + after.b)
 
 

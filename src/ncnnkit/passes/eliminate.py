@@ -35,12 +35,12 @@ IDENTITIES: dict[str, Callable[[Layer, _Shape], bool]] = {
     "Pooling": _is_single_pixel,
     "Split": lambda layer, _: True,
 }
-"""Layer type -> whether a layer with as many outputs as inputs passes them on unchanged, given the first input's
-shape."""
+"""Layer type -> function that returns whether a layer with as many outputs as inputs passes them on unchanged. It gets
+the layer and the shape of the first input."""
 
 
 def eliminate_identity(graph: Graph) -> int:
-    """Remove Dropout, Noop, Split and Concat of one blob, Pooling of single pixels, adding 0, multiplying by 1."""
+    """Remove Dropout, Noop, Split or Concat of one blob, Pooling of single pixels, adding 0, and multiplying by 1."""
     return _eliminate(graph, lambda layer, shape: layer.type in IDENTITIES and IDENTITIES[layer.type](layer, shape))
 
 

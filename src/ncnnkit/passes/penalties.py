@@ -1,4 +1,4 @@
-"""Limits what masked attention adds to the scores of masked positions."""
+"""Limits the numbers that masked attention adds to the scores of masked positions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .wires import is_float
 _ADD, _MULTIPLY = 0, 2
 FP16_MOST = 65504.0
 PENALTY = 2.0**15
-"""fp16 and bf16 can hold this number, and e^-number is zero in fp32."""
+"""A number that fp16 and bf16 can hold. e^-number is zero in fp32."""
 
 _CARRIERS = frozenset({"Reshape", "Permute", "ExpandDims", "Squeeze", "Flatten", "Crop", "Tile", "Concat"})
 """Types of layers that pass values on unchanged, in another order or shape."""

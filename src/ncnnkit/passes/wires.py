@@ -23,7 +23,7 @@ class Wires:
         self.maker = {blob: layer for layer in graph.layers for blob in layer.outputs}
         self.reader = {blob: layer for layer in graph.layers for blob in layer.inputs}
         self._gone: set[int] = set()  # ids of dropped layers
-        self._place: dict[int, int] = {}  # id of a layer -> id of the dropped one whose place it takes
+        self._place: dict[int, int] = {}  # id of a layer -> id of the dropped layer that it replaces in the order
 
     def __enter__(self) -> Wires:
         return self
@@ -46,7 +46,7 @@ class Wires:
         return follower if follower and may_merge(layer, follower) else None
 
     def absorb(self, layer: Layer, follower: Layer) -> None:
-        """Let ``layer`` make the blob that ``follower`` made, at the follower's place, and drop ``follower``.
+        """Let ``layer`` produce the blob of ``follower``, at the place of ``follower``, and drop ``follower``.
 
         The place matters if the blob is an output, because a network's outputs have the order of the file.
         """
@@ -65,7 +65,7 @@ class Wires:
         """
         pairs = list(zip(layer.inputs, layer.outputs, strict=True))
         if any(after not in self.reader for _, after in pairs):
-            # An output of the network keeps its name, so the producer of the blob before it must make it instead. An
+            # An output of the network keeps its name, so the producer of the blob before it must produce it instead. An
             # unread blob of a Noop is not an output of the network, and must not become one.
             maker = self.maker[layer.inputs[0]]
             if len(pairs) > 1 or len(maker.outputs) > 1 or maker.type == "Input" or layer.type == "Noop":

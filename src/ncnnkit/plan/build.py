@@ -32,7 +32,7 @@ class Forms:
         exact: the fp32 network.
         fitted: the same network, layer for layer, with int8 layers that are not finished
             (:class:`ncnnkit.quantization.Quantized`).
-        winograd: layer -> its int8 form that Winograd kernels compute correctly; absent if there is none.
+        winograd: layer -> its int8 form for Winograd kernels, which cannot overflow; absent if there is none.
     """
 
     exact: Graph
@@ -40,7 +40,7 @@ class Forms:
     winograd: Mapping[str, Layer]
 
     def pairs(self) -> zip[tuple[Layer, Layer]]:
-        """Each layer in fp32 and as it is in ``fitted``."""
+        """Pairs of each layer in fp32 and the same layer in ``fitted``."""
         return zip(self.exact.layers, self.fitted.layers, strict=True)
 
     def layer(self, original: Layer, int8: Layer, choice: str) -> Layer:
@@ -61,8 +61,8 @@ def make_forms(exact: Graph, fitted: Graph, samples: Samples, budget: Budget = U
     Args:
         exact: the fp32 network.
         fitted: the same with int8 layers.
-        samples: for the mean inputs of layers that get 6-bit weights, which correct their biases. Only the first few
-            are read.
+        samples: the samples for the mean inputs of layers with 6-bit weights. These means correct the biases. Only the
+            first few samples are read.
         budget: limits how many samples are read.
 
     Raises:
@@ -73,7 +73,7 @@ def make_forms(exact: Graph, fitted: Graph, samples: Samples, budget: Budget = U
         for original, int8 in zip(exact.layers, fitted.layers, strict=True)
         if int8.params.get("int8_scale_term") and runs_winograd(original)
     }
-    # Skips layers for which 8 bits are safe. These are most layers, so few means are needed.
+    # Layers for which 8 bits are safe are skipped. These are most layers, so few means are needed.
     coarse = [name for name, (_, int8) in pairs.items() if winograd_may_overflow(np.asarray(int8.weights["weight"]))]
     made = {name: int8 for name, (_, int8) in pairs.items() if name not in coarse}
     means: dict[str, NDArray[np.float64]] = {}
@@ -90,14 +90,14 @@ def make_forms(exact: Graph, fitted: Graph, samples: Samples, budget: Budget = U
 def with_six_bits(original: Layer, int8: Layer, mean: NDArray[np.float64]) -> Layer:
     """An int8 convolution with 6-bit weights, rounded from the original's.
 
-    The bias of ``int8`` was fitted to the 8-bit weights: it compensates how their rounding changes the mean of each
-    output channel. 6-bit weights change the mean differently, most of all if zero points moved the mean of the input
+    The bias of ``int8`` was fitted to the 8-bit weights: it compensates the change of the mean of each output channel
+    by their rounding. 6-bit weights change the mean differently, most of all if zero points moved the mean of the input
     far from zero. So the bias is corrected by the difference.
 
     Args:
         original: the layer in fp32.
         int8: the layer with 8-bit weights.
-        mean: float64 (channels, kernel_h, kernel_w), the mean of what the layer reads (:func:`mean_windows`).
+        mean: float64 (channels, kernel_h, kernel_w), the mean of the layer's input (:func:`mean_windows`).
     """
     made = int8.copy()
     fine = int8.array("weight_scales").astype(np.float64)
@@ -115,7 +115,7 @@ def with_six_bits(original: Layer, int8: Layer, mean: NDArray[np.float64]) -> La
 
 
 def mean_windows(graph: Graph, names: list[str], samples: Samples) -> dict[str, NDArray[np.float64]]:
-    """The mean of what 3×3 convolutions of stride 1 read, over all positions of their output, with the padding.
+    """The mean input window of 3×3 convolutions of stride 1, over all output positions and with the padding.
 
     Args:
         graph: an fp32 network.
@@ -152,7 +152,7 @@ def mixed_graph(forms: Forms, choices: Mapping[str, str], costs: Costs) -> Graph
 
     It has int8 layers, feature masks for all layers, and a Cast where a layer cannot read the output of the layer
     before it (:mod:`ncnnkit.plan.costs`). If a device also has fp16, bf16 outputs get a Cast, because ncnn's extractor
-    takes 16-bit outputs for fp16 there (``Extractor::extract`` in its ``net.cpp``).
+    reads 16-bit outputs as fp16 there (``Extractor::extract`` in its ``net.cpp``).
     """
     exact = forms.exact
     made, uses, names = Graph(), exact.uses(), Names(exact)
@@ -164,12 +164,12 @@ def mixed_graph(forms: Forms, choices: Mapping[str, str], costs: Costs) -> Graph
     for original, int8 in forms.pairs():
         choice = choices.get(original.name, "")
         layer = forms.layer(original, int8, choice)
-        if layer.op.copies:  # unmasked, ncnn would cast the copies
+        if layer.op.copies:  # without a mask, ncnn would cast the copies
             kind = kinds[uses.root(layer.inputs[0])]
             layer.params["featmask"] = MASKS["fp32" if kind == "float" else kind]
         for index, blob in enumerate(layer.inputs if choice else []):
             kind = kinds[uses.root(blob)]
-            if kind not in ("float", costs.reads.get((layer.name, choice), "float")):  # ncnn converts from float alone
+            if kind not in ("float", costs.reads.get((layer.name, choice), "float")):  # ncnn only converts from float
                 cast = to_float(names.new(layer.name, "cast"), kind, blob, names.new(layer.name, "float"))
                 layer.inputs[index] = cast.outputs[0]
                 made.layers.append(cast)

@@ -4,10 +4,11 @@ A plan gives each layer a *choice*. The network is loaded with both fp16 and bf1
 (:data:`~ncnnkit.model.precision.MASKS`) forbids what its choice must not use. :mod:`ncnnkit.plan.timing` measures the
 times.
 
-**A layer whose mask forbids bf16 takes a bf16 blob for fp32**, and reads beyond its end. ncnn converts for layers that
-do not support bf16, but not for layers whose mask forbids it (``convert_layout`` in its ``net.cpp``). So a plan must
-put :func:`to_float` between the two (:attr:`Costs.makes` and :attr:`Costs.reads` say where). It must also mask the
-Splits, which would otherwise cast to bf16 for readers that may not use it. ncnn itself converts from fp32 to bf16.
+**A layer with a mask that forbids bf16 reads a bf16 blob as fp32**, and reads beyond its end. ncnn converts for layers
+that do not support bf16, but not for layers with a mask that forbids it (``convert_layout`` in its ``net.cpp``). So a
+plan must put :func:`to_float` between the two; :attr:`Costs.makes` and :attr:`Costs.reads` show where. It must also
+mask the Splits, which would otherwise cast to bf16 for readers that may not use it. ncnn itself converts from fp32 to
+bf16.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..model.graph import Graph, Layer
 from ..model.ops import CAST_TYPES
 from ..model.precision import FLOATS, INT8, MASKS, WINOGRAD
 
-_CREDIBLE = (0.5, 2.0)  # plausible factors; beyond them, too few layers had the choice to measure its factor
+_CREDIBLE = (0.5, 2.0)  # plausible factors; a factor beyond them was measured on too few layers
 
 Kind = str
 """How the values of a blob are stored: ``float`` (32 bits), ``fp16``, ``bf16`` or ``int8``."""
@@ -37,7 +38,7 @@ class Costs:
         conversions: (blob root, from kind, to kind) -> ms of one reader's conversion.
         reads: (layer, choice) -> the kind of blob that a layer reads without converting.
         makes: (layer, choice) -> the kind of its output blob, if that is not int8.
-        free: names of layers that cost nothing.
+        free: names of layers that take no time.
         scales: choice -> factor by which its measured times are multiplied; see :func:`calibrated`.
     """
 
@@ -49,22 +50,24 @@ class Costs:
     scales: Mapping[str, float] = field(default_factory=dict)
 
     def has(self, layer: str, choice: str) -> bool:
-        """Whether this choice is possible for a layer that costs something."""
+        """Whether this choice is possible for a layer that takes time."""
         return (layer, choice) in self.reads
 
     def choices(self, layer: str) -> list[str]:
-        """The possible choices of a layer; empty if it costs nothing."""
+        """The possible choices of a layer; empty if it takes no time."""
         return [choice for choice in MASKS if self.has(layer, choice)]
 
     def ms(self, layer: str, choice: str, int8_in: bool = False, int8_out: bool = False) -> float:
-        """The cost of a layer that reads and makes blobs of its own kind, or int8. Raises KeyError if that is
-        impossible."""
+        """The cost, ms, of a layer that reads and makes blobs of its own kind, or int8.
+
+        Raises KeyError if impossible.
+        """
         if layer in self.free:
             return 0.0
         return self.layers[layer, choice, int8_in, int8_out] * self.scales.get(choice, 1.0)
 
     def convert_ms(self, root: str, source: Kind, target: Kind) -> float:
-        """The cost of converting a blob for one reader. Between fp16 and bf16 ncnn converts via fp32."""
+        """The cost, ms, of converting a blob for one reader. ncnn converts between fp16 and bf16 via fp32."""
         if source == target or "int8" in (source, target):
             return 0.0
         if "float" not in (source, target):
@@ -97,8 +100,7 @@ def predict(graph: Graph, costs: Costs, plan: Mapping[str, str]) -> float:
 
 
 def chains(graph: Graph, plan: Mapping[str, str]) -> set[str]:
-    """The roots of the blobs that are passed as int8: an int8 convolution makes them, and only int8 convolutions read
-    them."""
+    """The roots of the blobs that stay in int8: made by an int8 convolution, and read only by int8 convolutions."""
     uses = graph.uses()
 
     def fits(layer: Layer) -> bool:
@@ -136,13 +138,13 @@ def calibrated(costs: Costs, graph: Graph, latencies: Mapping[str, float]) -> Co
         if own > 0:
             low, high = _CREDIBLE
             fitted[choice] = min(max((latencies[choice] - others) / own, low), high)
-    if "int8" in fitted:  # too few layers use Winograd to measure a factor of their own
+    if "int8" in fitted:  # too few layers use Winograd to measure a separate factor
         fitted[WINOGRAD] = fitted["int8"]
     return costs.scaled(fitted)
 
 
 def to_float(name: str, source: Kind, read: str, made: str) -> Layer:
-    """A Cast of a 16-bit blob to fp32, for a reader whose mask forbids the 16-bit type."""
-    # The Cast is masked, too. Otherwise ncnn would convert its input before it does.
+    """A Cast of a 16-bit blob to fp32, for a reader with a mask that forbids the 16-bit type."""
+    # The Cast has a mask, too. Otherwise ncnn would convert its input first.
     params = {"type_from": CAST_TYPES[source], "type_to": CAST_TYPES["float"], "featmask": MASKS["fp32"]}
     return Layer("Cast", name, [read], [made], params=dict(params))

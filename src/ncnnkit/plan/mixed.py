@@ -26,13 +26,13 @@ class MixedPlan:
         predicted_ms: the predicted latency of the model.
         predicted_noise: the predicted noise over signal, the mean over the outputs.
         errors: the errors on the held-back samples, measured on the device.
-        unmet: the requirements that it does not satisfy on the held-back samples, in words; the latency is predicted.
+        unmet: the requirements that it does not satisfy on the held-back samples, as clauses. The latency is predicted.
         few: the requirements for which there are too few samples; see :meth:`Requirements.too_few`.
         refused: see :attr:`ncnnkit.comparison.judge.Judge.refused`.
         front: the Pareto front of predicted plans, from the fastest to the most exact.
         repairs: how often the allowed noise was changed because a measured error was larger than allowed.
-        uniform_ms: precision -> latency, ms, of the model that has this precision everywhere, measured while planning.
-                The speed of a machine changes; the predictions hold at the speed of these measurements.
+        uniform_ms: precision -> latency, ms, of the model with this precision in all layers, measured while planning.
+            The speed of a machine changes; the predictions are for the speed at these measurements.
     """
 
     graph: Graph
@@ -93,7 +93,7 @@ class MixedPlan:
         )
 
     def why(self, name: str, speed: float = 1.0) -> str:
-        """Why a layer got its precision, in one sentence.
+        """Why a layer has its precision, in one sentence.
 
         Args:
             name: the name of the layer.
@@ -112,7 +112,7 @@ class MixedPlan:
                 f"and adds {share:.1%} of the noise"
             )
         if not math.isfinite(fastest.error):
-            return f"{chosen.choice}: {fastest.choice} gives outputs that are not finite"
+            return f"{chosen.choice}: with {fastest.choice}, outputs are not finite"
         more = (fastest.error - chosen.error) / self.predicted_noise if self.predicted_noise else math.inf
         saved = chosen.ms - fastest.ms
         if more <= 0:

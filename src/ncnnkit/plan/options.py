@@ -16,7 +16,7 @@ def make_options(
 ) -> dict[str, list[Option]]:
     """The options of each layer, each with its time and the noise that it adds to the outputs.
 
-    The noises of the single int8 layers are scaled so that their sum equals the noise of the uniform int8 model.
+    The noises of the int8 layers are scaled so that their sum is the noise of the uniform int8 model.
 
     Args:
         errors: (layer, choice) -> noise over signal with only that layer in this choice; absent choices are impossible.
@@ -38,7 +38,10 @@ def make_options(
 
 
 def make_edges(exact: Graph, costs: Costs) -> list[Edge]:
-    """The cost of the transition between the choices of a layer and its reader. It is negative if they pass int8."""
+    """The cost of the transition between the choices of a layer and its reader.
+
+    It is negative if they pass int8 between them.
+    """
     uses = exact.uses()
     edges = []
     for root in uses.roots:

@@ -28,7 +28,7 @@ class Requirement:
 
     Attributes:
         figure: the figure.
-        bound: the least value allowed, or the largest if less is better. It is in the figure's unit; a share is 0 to 1.
+        bound: the least allowed value, or the largest if less is better, in the unit of the figure. A share is 0 to 1.
         relative: whether the bound is a difference from the original's own value: -0.01 allows a loss of one percent.
 
     Example:
@@ -112,7 +112,7 @@ class Requirement:
 
     @property
     def needed(self) -> int:
-        """How many things must be judged to show that it holds, if none is wrong; 0 if the figure is not a count."""
+        """The number of things to judge to show that it holds, if none is wrong; 0 if the figure counts nothing."""
         allowed = 1 - self.bound if self.figure.at_least else self.bound
         if not self.figure.counts or self.figure.labelled or allowed <= 0:
             return 0
@@ -125,7 +125,7 @@ class Requirement:
     def excess(self, value: float) -> float:
         """The noise power of a value divided by the allowed noise power: at most 1 if the requirement holds.
 
-        It is infinite if the value is not a number, or if there is noise and none is allowed.
+        It is infinite if the value is not a number, or if there is noise but none is allowed.
         """
         power, allowed = self.figure.power(value), self.figure.power(self.bound)
         if math.isnan(power):
@@ -144,7 +144,7 @@ class Requirements:
 
     Attributes:
         figures: the requirements of its outputs. All must hold.
-        max_latency_ms: the longest median latency allowed, ms; None: any.
+        max_latency_ms: the longest allowed median latency, ms; None for no limit.
 
     Example:
         >>> requirements = Requirements.parse(["cosine>=0.999", "sqnr>=30"], "20ms")
@@ -168,13 +168,13 @@ class Requirements:
 
         Args:
             require: such as ``["cosine>=0.999"]``.
-            max_latency: such as ``20ms``; empty: any.
-            task: the task that the user named; None: it is guessed later, so figures of all tasks are allowed.
+            max_latency: such as ``20ms``; empty for no limit.
+            task: the task that the user named; None if it is guessed later. Figures of all tasks are then allowed.
             labelled: whether the evaluation samples have labels.
 
         Raises:
-            RecipeError: a text is not a requirement, a figure belongs to another task or has two bounds, or needs
-                labels and there are none.
+            RecipeError: a text is not a requirement, a figure belongs to another task, has two bounds, or needs missing
+                labels.
         """
         known = all_figures() if task is None else all_figures(task)
         made = tuple(Requirement.parse(text, known) for text in require)
@@ -182,7 +182,7 @@ class Requirements:
             cls(made).check(task)
         for requirement in made:
             if requirement.figure.labelled and not labelled:
-                hint = "give --labels, the truth about the evaluation images"
+                hint = "give the labels of the evaluation images with --labels"
                 raise RecipeError(f"{requirement.figure.name} needs labels", where="require", hint=hint)
         names = [requirement.figure.name for requirement in made]
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -196,7 +196,7 @@ class Requirements:
         return cls(made, float(match[1]))
 
     def of(self, task: Task) -> Requirements:
-        """The requirements for a network of a task; the task's own, if the user named none.
+        """The requirements for a network of a task. These are the task's defaults if the user named none.
 
         Raises:
             RecipeError: the task has no such figure.
@@ -216,7 +216,7 @@ class Requirements:
             if requirement.figure.name not in known:
                 hint = f"its figures: {', '.join(known)}; --task names another task"
                 raise RecipeError(
-                    f"{requirement.figure.name} is no figure of the task {task.name}", where="require", hint=hint
+                    f"{requirement.figure.name} is not a figure of the task {task.name}", where="require", hint=hint
                 )
 
     def against(self, original: Mapping[str, float | None]) -> Requirements:
@@ -251,7 +251,7 @@ class Requirements:
     def too_few(self, counts: Mapping[str, int]) -> list[str]:
         """The requirements for which there are too few predictions by the rule of three, one clause each.
 
-        Of requirements that count the same things, only the one that needs most is named.
+        If several requirements count the same things, only the one that needs most things is named.
 
         Args:
             counts: figure -> the number of things that it counts, as :meth:`ncnnkit.comparison.accuracy.Errors.counts`
@@ -259,7 +259,7 @@ class Requirements:
 
         Example:
             >>> Requirements.parse(["texts>=0.95"]).too_few({"texts": 16})
-            ['only 16 texts. Even if it loses none of them, it may lose 19 % of others: equal texts ≥ 95 % takes 60']
+            ['only 16 texts. Even if none of them is wrong, 19 % of others may be wrong: equal texts ≥ 95 % needs 60']
             >>> Requirements.parse(["texts>=0.95"]).too_few({"texts": 1})[0].partition(".")[0]
             'too few texts: 1'
         """
@@ -272,8 +272,8 @@ class Requirements:
                 lost = 100 * min(RULE_OF_THREE / count, 1.0)
                 few = f"only {count} {noun}" if count > 1 else f"too few {noun}: {count}"
                 clauses.append(
-                    f"{few}. Even if it loses none of them, it may lose {lost:.0f} % of others: "
-                    f"{strictest} takes {strictest.needed}"
+                    f"{few}. Even if none of them is wrong, {lost:.0f} % of others may be wrong: "
+                    f"{strictest} needs {strictest.needed}"
                 )
         return clauses
 

@@ -1,9 +1,9 @@
 """Finds the plan: a precision for each layer, so that the network is fast on a device and satisfies the requirements.
 
 sensitivity   the noise in the outputs caused by each layer alone
-timing        each layer's time in each precision, on the device
-solve         the fastest choice within a noise, by mixed-integer programming
-verify        run the plan on the device; if the error is not as predicted, change the allowed noise and solve again
+timing        the time of each layer in each precision, on the device
+solve         the fastest choices within a noise limit, by mixed-integer programming
+verify        runs the plan on the device; if the error is not as predicted, changes the allowed noise and solves again
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from .timing import DeviceTiming, Shape, Timing, blob_shapes
 
 FRONT_POINTS = 10
 REPAIRS = 5
-MARGIN = 0.9  # share of the allowed noise, because other samples may have more noise than the few held-back ones
+MARGIN = 0.9  # share of the allowed noise that a plan may use, because other samples may have more noise
 KEPT_BYTES = 2**30  # bytes on disk for the judging samples and the exact outputs
-CLOSE = 1.5  # if the ratio of the two noises of the bracket is below this, the search ends
+CLOSE = 1.5  # the search ends if the ratio of the ends of the bracket is below this
 _LEAST_NOISE = 1e-12
 BROKEN_SHRINK = 0.1  # factor for the allowed noise after a plan with outputs that are not finite
 
@@ -60,26 +60,26 @@ def find_plan(
     noise: Callable[..., Noise] = lambda measure: measure(),
     progress: StepProgress = silent_steps,
 ) -> MixedPlan:
-    """The fastest mixed model that satisfies the requirements. With a required latency: the most accurate within it.
+    """Find the fastest mixed model that satisfies the requirements, or the most accurate within a latency limit.
 
     Args:
-        quantized: the network in fp32 and in int8. All its samples judge the plan, first the held-back ones, because
-            figures that count predictions need many samples. The error on samples that int8 was fitted to is too
+        quantized: the network in fp32 and in int8. All its samples judge the plan, the held-back ones first, because
+            figures that count predictions need many samples. The error on samples to which int8 was fitted is too
             small, so it is corrected upwards.
         requirements: of the outputs compared with fp32, and of the latency. Requirements that need labels are checked
             in the evaluation instead.
         machine: the facts about the device.
         threads: the number of threads of the model.
-        device: where the model will run. It times layers, and runs the uniform models and the plan. Only the errors of
-            single int8 layers are measured on this machine.
+        device: the device that will run the model. It times layers, and runs the uniform models and the plan. Only the
+            errors of single int8 layers are measured on this machine.
         timing: the source of times; by default they are measured on the device.
-        budget: what each step may compute.
+        budget: limits the computation of each step.
         noise: called with ``measure``, the function that measures the noise of single int8 layers. Returns what that
             returns, or returned in an earlier run.
         progress: called with the progress.
 
     Raises:
-        RuntimeFailure: the device does not answer, the network does not run in fp32, or a layer works at no precision.
+        RuntimeFailure: the device does not answer, the network does not run in fp32, or a layer runs at no precision.
     """
     choices = (*float_choices(machine), *INT8)
     timing = timing or DeviceTiming(threads, device, budget)
@@ -97,7 +97,7 @@ def find_plan(
         progress("uniform models", 0, 0)
         latencies = timing.networks(models, judge.samples[0])
         if "fp32" not in latencies:
-            raise RuntimeFailure("the network does not run in fp32 as a mixed model is run", where=device.name)
+            raise RuntimeFailure("the network does not run in fp32 with a mixed model's options", where=device.name)
         costs = calibrated(costs, exact, latencies)
         whole = dict(
             zip(models, judge.there(list(models.values()), figures=True, progress=of_step(progress, "uniform models")))
@@ -114,7 +114,7 @@ def find_plan(
 
 
 def _judging(quantized: Quantized, shapes: Mapping[str, Shape], budget: Budget) -> Samples:
-    """The samples that judge: the held-back ones, and as many others as the budget and the disk allow."""
+    """The samples that judge plans: the held-back ones, and as many others as the budget and the disk allow."""
     inputs = (layer.outputs[0] for layer in quantized.exact.layers if layer.type == "Input")
     kept = sum(4 * math.prod(shapes[name]) for name in (*inputs, *quantized.exact.outputs))
     wanted = max(len(quantized.held), min(len(quantized.judging), KEPT_BYTES // max(kept, 1)))
@@ -160,7 +160,7 @@ class _Tried:
 
 @dataclass(eq=False)
 class _Bracket:
-    """The interval of the allowed noise: from the largest noise that held to the smallest that did not."""
+    """The interval of the allowed noise: from the largest that was small enough to the smallest that was not."""
 
     holds: list[_Tried] = field(default_factory=list)
     fails: list[_Tried] = field(default_factory=list)
@@ -170,17 +170,16 @@ class _Bracket:
 
     @property
     def best(self) -> _Tried:
-        """The fastest plan that held."""
+        """The fastest plan that satisfied the requirements."""
         return min(self.holds, key=lambda tried: tried.found.ms)
 
     @property
     def settled(self) -> bool:
-        """Whether the search is over: the first plan held, or the ends of the interval are close together."""
+        """Whether the search is over: the first plan was good enough, or the ends of the interval are close."""
         return bool(self.holds) and (not self.fails or self._low * CLOSE >= self._high)
 
     def next(self) -> float:
-        """The noise to try next: the geometric mean of the ends. Without a lower end: the upper end divided by the
-        excess."""
+        """The noise to try next: the geometric mean of the ends, or without a lower end, a reduced upper end."""
         if self.holds:
             return math.sqrt(self._low * self._high)
         last = self.fails[-1]
@@ -201,8 +200,8 @@ class _Problem:
     """The data for the search of a plan.
 
     Attributes:
-        unseen: the noise of int8 on samples that it was not fitted to, divided by that on all judging samples; at least
-            1.
+        unseen: the noise of int8 on samples to which it was not fitted, divided by that on all judging samples; at
+            least 1.
     """
 
     forms: Forms
@@ -215,10 +214,10 @@ class _Problem:
     def settle(
         self, requirements: Requirements, judge: Judge, models: Mapping[str, Errors], most: int, progress: StepProgress
     ) -> MixedPlan:
-        """Solve, run the plan, and change the allowed noise until the requirements just hold.
+        """Solve, run the plan, and change the allowed noise until the plan just satisfies the requirements.
 
-        The noise is reduced until a plan holds. Then the search goes on between the largest noise that held and the
-        smallest that did not. If no plan held before the last correction, the most exact plan is taken.
+        The noise is reduced until a plan satisfies them. Then the search continues between the largest noise that did
+        and the smallest that did not. If no plan did before the last correction, the most exact plan is taken.
 
         Args:
             models: uniform models, for :func:`allowed_noise`.
@@ -227,7 +226,8 @@ class _Problem:
         progress("solve", 0, 0)
         points = undominated([self._timed(p) for p in front(self.options, self.edges, points=FRONT_POINTS)])
         if not points:
-            raise RuntimeFailure("no precisions of the layers fit together", hint="remove mixed from --precision")
+            hint = "remove mixed from --precision"
+            raise RuntimeFailure("no combination of precisions works for all layers", hint=hint)
         budget, repairs = MARGIN * allowed_noise(requirements, models), 0
         bracket = _Bracket()
         while True:
@@ -264,14 +264,14 @@ class _Problem:
         )  # fmt: skip
 
     def _timed(self, found: Assignment) -> Assignment:
-        """The plan with the correct time of chains of int8 layers. The solver knows only pairs of layers."""
+        """The plan with the correct time of chains of int8 layers. The solver only considers pairs of layers."""
         return replace(found, ms=predict(self.forms.exact, self.costs, found.choices))
 
     def _best(self, max_ms: float | None, budget: float, points: list[Assignment], *, last: bool) -> Assignment:
-        """The most exact plan within a time, otherwise the fastest within a noise, otherwise the most exact of all.
+        """The most exact plan within a time limit, or the fastest within a noise limit, or the most exact of all.
 
-        The last one takes the most exact choice of each layer. It may be more exact than all of the points, because a
-        layer whose noise was not measured is predicted to have no noise at any precision.
+        The last of these takes the most exact choice of each layer. It may be more exact than all points, because a
+        layer without a measured noise is predicted to have no noise at any precision.
         """
         if max_ms is not None:
             solved = solve(self.options, self.edges, max_ms=max_ms)

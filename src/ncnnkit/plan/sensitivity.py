@@ -26,16 +26,16 @@ Noise = dict[tuple[str, str], float]
 SENSITIVITY_SAMPLES = 6
 LEAST_GROUPS = 8  # the least number of groups of layers that are measured, for any size of network
 ROUNDING = 0.1
-"""Noise over signal that the rounding of a floating-point precision cannot cause. Above it, a kernel is wrong or a
-value overflows."""
+"""The rounding of a floating-point precision causes less noise over signal than this. If there is more, a
+kernel is wrong or a value overflows."""
 
 
 def int8_errors(forms: Forms, judge: Judge, progress: Progress = silent, *, budget: Budget = UNBOUNDED) -> Noise:
     """The noise in the outputs with only one layer in int8, for each int8 layer and each int8 choice.
 
-    The int8 kernels of machines differ only in rounding, so this machine measures it. If that needs too much
-    computation, fewer samples are used. If even one sample is too much, neighbours are in int8 together, and each is
-    assumed to cause an equal part of their noise.
+    The int8 kernels of machines differ only in rounding, so it is measured on this machine. If that needs too much
+    computation, fewer samples are used. If even one sample is too much, neighbouring layers are in int8 together, and
+    each is assumed to cause an equal part of their noise.
 
     Args:
         budget: limits the computation; at least :data:`LEAST_GROUPS` groups are measured.
@@ -43,7 +43,7 @@ def int8_errors(forms: Forms, judge: Judge, progress: Progress = silent, *, budg
     """
     changes: dict[str, dict[int, Layer]] = {choice: {} for choice in INT8}
     for index, (original, int8) in enumerate(forms.pairs()):
-        # A grouped convolution can only output int8, which no floating-point layer reads, so it is never alone.
+        # A grouped convolution can only output int8, and no floating-point layer reads that, so it is never alone.
         if not int8.params.get("int8_scale_term") or is_grouped(int8):
             continue
         for choice in INT8 if original.name in forms.winograd else INT8[:1]:
@@ -66,7 +66,7 @@ def _affordable(alone: Sequence[tuple[str, T]], judge: Judge, budget: Budget) ->
     Args:
         alone: (choice, layer) in order: the measurements without groups.
     """
-    most = budget.take("layers, or groups of them, whose sensitivity was measured", len(alone), least=LEAST_GROUPS)
+    most = budget.take("layers or groups of layers with a measured sensitivity", len(alone), least=LEAST_GROUPS)
     by_choice = [list(each) for _, each in itertools.groupby(alone, key=lambda pair: pair[0])]
     most = max(most, len(by_choice))
     size = next(n for n in itertools.count(1) if sum(math.ceil(len(each) / n) for each in by_choice) <= most)
@@ -84,9 +84,9 @@ def float_errors(
     The relative rounding error of a floating-point precision is the same in every layer, and it reaches the outputs as
     that of int8 does. So the measured noise of the uniform model is distributed in proportion to the noise of the
     layers in int8 (a first-order Taylor estimate). If the uniform model has more noise than rounding explains, some
-    layers overflow or have a wrong kernel. Then each layer is run alone at that precision, on the device. If that
-    needs too much computation, neighbours are run together, as in :func:`int8_errors`; the neighbours of a layer that
-    overflows then count as overflowing, too.
+    layers overflow or have a wrong kernel. Then only one layer at a time runs at that precision, on the device. If that
+    needs too much computation, neighbouring layers run at it together, as in :func:`int8_errors`; the neighbours of a
+    layer that overflows then count as overflowing, too.
 
     Args:
         whole: choice -> noise over signal of the uniform model.

@@ -1,8 +1,8 @@
 """Finds the choice of each layer: the fastest plan within an error, or the most exact plan within a time.
 
 This is a multiple-choice knapsack problem: every layer takes one of its options, and errors (noise powers) and times
-add up. A pair of neighbours adds another time: that of converting between their formats or, if negative, what a common
-format saves. HiGHS solves it as a mixed-integer linear program. Nothing here depends on ncnn.
+add up. A pair of neighbours adds another time: the time to convert between their formats, or a negative time that a
+common format saves. HiGHS solves it as a mixed-integer linear program. Nothing here depends on ncnn.
 
 An option with a time or an error that is infinite or not a number cannot be taken.
 """
@@ -78,7 +78,7 @@ def solve(
 
     Args:
         layers: the options of each layer.
-        edges: pairs of layers with costs of their own.
+        edges: pairs of layers with additional costs.
         max_error: the largest error; the time is minimised.
         max_ms: the longest time, ms; the error is minimised. With ``max_error``, too, the time is minimised within
             both.
@@ -104,11 +104,11 @@ def front(
 ) -> list[Assignment]:
     """The Pareto front: at most ``points`` plans, from the fastest to the most exact.
 
-    Their errors are spaced evenly in decibels, because a noise power is judged by its ratio to the signal's. Empty if
-    the edges allow no plan at all.
+    Their errors are spaced evenly in decibels, because a noise power is judged by its ratio to the signal power. Empty
+    if the edges allow no plan at all.
 
     Raises:
-        RuntimeFailure: as :func:`solve`.
+        RuntimeFailure: see :func:`solve`.
     """
     program = _Program(layers, edges)
 
@@ -211,8 +211,7 @@ class _Program:
             return Assignment({}, 0.0, 0.0)
         if max_error is not None or max_ms is None:
             return self._run(False, math.inf if max_error is None else max_error, max_ms, gap, seconds)
-        # The solver's tolerance is 1e-6. If that is large compared with the errors found, it solves again at their
-        # scale.
+        # The solver's tolerance is 1e-6. If that is large compared with the errors, it solves again at their scale.
         found, bound = None, math.inf
         while (better := self._run(True, bound, max_ms, gap, seconds)) is not None:
             if found is None or better.error < found.error:
@@ -232,7 +231,7 @@ class _Program:
     ) -> Assignment | None:
         from highspy import HighsModelStatus as Status
 
-        too_large = self._errors > max_error  # excluded, also from the sum, where they would hide small errors
+        too_large = self._errors > max_error  # excluded; in the sum, they would hide small errors
         errors = np.where(too_large, 0.0, self._errors / self._scale(max_error))
         bounded = []
         if math.isfinite(max_error):
@@ -313,7 +312,7 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
-        ctypes.CDLL(None).fflush(None)  # C buffers its output to a pipe, and would print it later
+        ctypes.CDLL(None).fflush(None)  # C buffers output to a pipe, and would print it later
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nothing)

@@ -1,7 +1,7 @@
 """Measures the costs of a plan on a device: of single layers in all their forms, and of whole networks.
 
-Each layer is timed alone, under the conditions of a network: the blobs that it reads were just computed, are in the
-form in which the layer before it passes them on, and no conversion is timed.
+Each layer is timed alone, but under the conditions of a network: its input blobs were just computed, and are in the
+form in which the layer before it outputs them. No conversion is timed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Shape = tuple[int, ...]
 Key = tuple[Any, ...]
 
 ROUNDS = 6
-LEAST_TIMED = 3  # inferences in a round; the first does not count
+LEAST_TIMED = 3  # inferences in a round; the first one does not count
 LEAST_LAYER_ROUNDS = 2
 
 SUSPECT = 8.0
@@ -65,7 +65,7 @@ class DeviceTiming:
 
     Attributes:
         threads: the number of CPU threads.
-        device: where to time.
+        device: the device that times.
         budget: limits how often networks and layers are timed.
     """
 
@@ -99,7 +99,7 @@ def blob_shapes(graph: Graph, samples: Sequence[Array] = ()) -> dict[str, Shape]
 
 @dataclass(frozen=True)
 class _Net:
-    """A layer to time, after layers that make its inputs."""
+    """A layer to time, after layers that compute its inputs."""
 
     graph: Graph
     inputs: tuple[tuple[str, Shape], ...]
@@ -130,7 +130,7 @@ def measure_costs(
         shapes: the shape of every blob; see :func:`blob_shapes`.
         choices: the keys of :data:`~ncnnkit.model.precision.MASKS` to measure.
         threads: the number of CPU threads.
-        device: where to time them.
+        device: the device that times them.
         rounds: the number of rounds through all layers.
         seconds: the time for each layer and form in all rounds together.
         budget: limits the rounds of a form that needs more than its seconds; at least :data:`LEAST_LAYER_ROUNDS`.
@@ -174,7 +174,7 @@ def measure_costs(
         if "fp32" in broken:
             raise RuntimeFailure(f"timing layers: ncnn does not run layer {layer.name} in fp32", where=device.name)
         for choice, _, int8_in, int8_out in forms[layer.name]:
-            if choice in broken:  # the layer cannot have it
+            if choice in broken:  # impossible for this layer
                 continue
             ms, bits_read, bits_made = timed[keys[layer.name], choice, int8_in, int8_out]
             costs[layer.name, choice, int8_in, int8_out] = ms
@@ -277,15 +277,14 @@ def _time(
     device: Device,
     progress: Progress,
 ) -> list[tuple[float, int, int] | None]:
-    """For each net: its time, ms, and the bits of a value of the layer's inputs and outputs. None if ncnn cannot run
-    it.
+    """The time of each net, ms, and the bits of a value of the layer's inputs and outputs; None if ncnn cannot run it.
 
-    Other processes may take the CPU for longer than a layer runs, and a layer with several threads waits for all of
-    them. So the lowest decile is the time of the layer; the median may be many times that. A form that is far slower
-    than the other forms of its layer is timed again (:func:`settled`).
+    Other processes may take the CPU for longer than a layer runs, and a layer with several threads waits for its
+    slowest thread. So the time of a layer is the lowest decile. The median may be many times as long. A form that is
+    far slower than the other forms of its layer is timed again (:func:`settled`).
 
     Args:
-        alike: for each net, the layer of which it is a form.
+        alike: the layer of each net. Several nets may be forms of the same layer.
     """
     with Scratch() as folder:
         files = []
@@ -340,7 +339,7 @@ def settled(
     """Times without those that another program disturbed.
 
     A form that took :data:`SUSPECT` times as long as the other forms of its layer is timed again, up to
-    :data:`REPEATS` times, and the shortest time counts. If it stays that slow, it is slow.
+    :data:`REPEATS` times, and the shortest time counts. If all repeats are slow, the form is slow.
 
     Args:
         times: the time of each form.
@@ -365,7 +364,7 @@ def _is_suspect(place: int, times: Sequence[NetTime], alike: Sequence[Key]) -> b
 
 
 def without_broken(numbers: Sequence[int], runs: Callable[[Sequence[int]], bool]) -> list[int]:
-    """The results of those that run. A run of several fails if one of them does, so halves are tried separately."""
+    """The numbers of those that run. A run of several fails if one of them fails, so halves are tried separately."""
     if not numbers or runs(numbers):
         return list(numbers)
     half = len(numbers) // 2
@@ -373,7 +372,10 @@ def without_broken(numbers: Sequence[int], runs: Callable[[Sequence[int]], bool]
 
 
 def answers(device: Device) -> None:
-    """Check that a new process on a device answers, so that a failure was the network's. Raises WorkerError."""
+    """Check that a new process on a device answers.
+
+    Then the network caused a failure, not the device. Raises WorkerError.
+    """
     with device.child() as child:
         child.ask("memory")
 
@@ -414,7 +416,7 @@ def time_graphs(
     seconds: float = 0.12,
     budget: Budget = UNBOUNDED,
 ) -> dict[str, float]:
-    """Median latency of each graph, ms, loaded as a mixed model; in interleaved rounds.
+    """Median latency of each graph, ms, loaded as a mixed model and timed in interleaved rounds.
 
     A graph with which ncnn crashes, or which it refuses, is absent.
 
@@ -427,7 +429,7 @@ def time_graphs(
     """
     samples: dict[str, list[float]] = {}
     what = "timed inferences of each uniform model"
-    # Each is also run once before the timing, and judged afterwards.
+    # Each graph also runs once before the timing, and is judged after it.
     least = budget.take(what, rounds * LEAST_TIMED, runs=2 * max(len(graphs), 1))
     rounds = min(rounds, least)
     with Scratch() as folder, _failing("networks"), ExitStack() as stack:
@@ -447,7 +449,7 @@ def time_graphs(
                 with _leaving_out(name, samples):
                     limits: dict[str, Any] = {"min_samples": min(LEAST_TIMED, least // rounds), "max_samples": 100}
                     found = children[name].ask("time", seconds=seconds, **limits)[0].samples
-                    samples[name] += found[1:] or found  # the first is disturbed by other data in the caches
+                    samples[name] += found[1:] or found  # the first one is slower, because the caches hold other data
         if len(samples) < len(graphs):
             answers(device)
     return {name: float(np.median(found)) for name, found in samples.items()}

@@ -1,21 +1,21 @@
-"""From an fp32 network to an int8 one.
+"""Quantises an fp32 network to int8.
 
 =====================  =========================================================================
-module                 what is in it
+module                 content
 =====================  =========================================================================
 methods                the methods in order; each is kept if it helps
-efforts                how much computation that may take
+efforts                how much computation the methods may take
 own                    the scales of a quantised original
 scales, table          thresholds and weight scales; ncnn2table's file
 int8                   int8 layers from scales, requantised between them
 zeropoint              shifts one-sided activations to the middle of int8's range
-thresholds             moves thresholds to the least error of the layers that follow
+thresholds             moves thresholds to the least error of the layers that read the blob
 equalize               makes the ranges of a tensor's channels more equal
 trials                 judges a method on held-back samples
 bias                   corrects all biases in one pass
-ranges, advice         what the report shows of int8 layers and of the calibration images
+ranges, advice         figures of int8 layers and of the calibration images for the report
 layerwise, rounding    weights, biases and scales fitted to the real outputs of the layers before
-stepper, activations   running a network layer by layer
+stepper, activations   run a network layer by layer
 =====================  =========================================================================
 """
 
@@ -104,7 +104,7 @@ def quantize(
             ``arm-dotprod``, ``vulkan`` or ``rk3588``.
         method: the method to choose scales: ``own``, ``mse``, ``kl``, ``aciq`` or ``minmax``. ``own`` takes the scales
             and the weights of a quantised original, and fits nothing. The default is the method of the statistics,
-            otherwise ``own`` if the network has scales of its own, otherwise ``mse``.
+            otherwise ``own`` if the network has the scales of a quantised original, otherwise ``mse``.
         effort: ``fast``, ``default`` or ``best``; only with samples.
         skip: names of layers that stay in floating point.
 

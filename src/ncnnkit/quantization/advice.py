@@ -1,4 +1,5 @@
-"""Judges the calibration images: are there enough, which ones stretch the ranges, are the evaluation images similar.
+"""Judges the calibration images: whether there are enough, which images stretch the ranges, and whether the evaluation
+images are similar.
 
 This needs no labels, only activations.
 """
@@ -15,7 +16,7 @@ from ..record.quantisation import Count, Likeness
 from .calibration import ActivationStats, merge_all
 
 BATCHES = 4
-ENOUGH = 1.05  # fewer images are enough if their error is below this factor times the error with all images
+ENOUGH = 1.05  # fewer images are enough if their error is at most this factor times the error with all images
 STRETCH = 1.5  # an image stretches a range if its largest value is this factor above the second largest
 LEAST_SPREAD = 0.05  # least spread of the logarithm of a range; with few images, some tensors hardly differ
 UNLIKE = 95.0  # percentile of the calibration images' distances; the median evaluation image must be below it
@@ -23,7 +24,7 @@ UNLIKE = 95.0  # percentile of the calibration images' distances; the median eva
 
 @dataclass(frozen=True)
 class Stretch:
-    """An image that alone determines the range of some tensors.
+    """An image that determines the range of some tensors by itself.
 
     Attributes:
         image: its index among the calibration images.
@@ -42,7 +43,7 @@ class Advice:
 
     Attributes:
         counts: the error by the number of images; empty if it was not examined.
-        stretching: the images that alone stretch ranges, by their index among the samples.
+        stretching: the images that stretch ranges by themselves, by their index among the samples.
         ranges: float64 (images, tensors), the largest absolute values.
     """
 
@@ -54,12 +55,12 @@ class Advice:
 def error_by_count(
     batches: Sequence[ActivationStats], error: Callable[[ActivationStats], float], whole: float
 ) -> list[Count]:
-    """The error of thresholds from one batch, from half of the batches and from all, with its spread over the choices.
+    """The error of thresholds from one batch, from half of the batches and from all batches, with its spread.
 
     Args:
         batches: statistics of disjoint batches of images.
-        error: returns the error of the network that is quantised with given statistics.
-        whole: the error with all batches, which is known.
+        error: computes the error of the network that is quantised with the given statistics.
+        whole: the known error with all batches.
     """
     found = []
     for size in sorted({1, len(batches) // 2} - {0, len(batches)}):
@@ -72,13 +73,12 @@ def error_by_count(
 
 
 def enough(counts: Sequence[Count]) -> int | None:
-    """The least number of images whose worst error is at most a few per cent above that of all; None if there is
-    none."""
+    """The least number of images with a worst error within 5 % of the error with all images; None if none."""
     return next((c.images for c in counts[:-1] if c.high <= ENOUGH * counts[-1].relative_error), None)
 
 
 def stretching(ranges: NDArray[np.float64], most: int = 5) -> list[Stretch]:
-    """The images that alone stretch the range of some tensors, the worst first."""
+    """The images that stretch the range of some tensors by themselves, the worst first."""
     if len(ranges) < 3:
         return []
     order = np.argsort(ranges, axis=0)[::-1]
@@ -92,8 +92,7 @@ def stretching(ranges: NDArray[np.float64], most: int = 5) -> list[Stretch]:
 
 
 def likeness(calibration: NDArray[np.float64], evaluation: NDArray[np.float64]) -> Likeness | None:
-    """How much the ranges of the evaluation images differ from those of the calibration images; None with too few
-    images."""
+    """How much the ranges of evaluation and calibration images differ; None if there are too few images."""
     if len(calibration) < 5 or not len(evaluation):
         return None
     logs, others = np.log(np.maximum(calibration, 1e-12)), np.log(np.maximum(evaluation, 1e-12))

@@ -26,14 +26,14 @@ def correct_bias(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Graph:
-    """Correct the biases of int8 layers so that every output channel keeps its mean in fp32.
+    """Correct the biases of int8 layers so that every output channel has the same mean as in fp32.
 
     Rounding weights and clipping activations shifts the mean of a channel, and all later layers inherit the shift. Each
     int8 layer is compared with its original on the same fp32 input, after the activation function. So the corrections
     of the layers do not depend on each other, and one pass over the samples gives all of them.
 
-    Source: after Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019. They
-    correct before the activation, which is wrong for clipped units.
+    Source: after Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019. That
+    paper corrects before the activation, which is wrong for clipped units.
 
     Args:
         graph: the fp32 network that was quantised.

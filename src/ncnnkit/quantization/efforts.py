@@ -24,14 +24,15 @@ class Effort:
         images: the largest number of samples that are read.
         gmac: how much each stage of a run may compute, in 10⁹ multiply-adds of the network in floating point. A stage
             that would compute more takes fewer samples or measures less often; see :class:`Budget`. Two cores compute
-            20 to 50 per second.
+            20 to 50·10⁹ multiply-adds per second.
         strengths: the strengths of channel migration to try.
         unclipped: the thresholds with less clipping to try; see :func:`ncnnkit.quantization.int8.make_table`.
         zero_points: whether to shift one-sided activations to the middle of int8's range.
         by_output: whether to move thresholds to the least error of the layers that read them.
         biases: whether to correct biases against each layer's own fp32 input, all in one pass.
         fits: the layer-by-layer fits to try (:func:`ncnnkit.quantization.layerwise.fit_layers`).
-        first_fit: whether to stop at the first of ``fits`` that helps. Each takes as long as everything else together.
+        first_fit: whether to stop at the first of ``fits`` that helps. Each fit takes as long as everything else
+            together.
         rows: the number of positions on which each layer is fitted.
         advice: whether to judge the calibration images.
         guards: whether a method that does not lower the error is rejected. It is off only to study single methods.
@@ -76,14 +77,15 @@ EFFORTS: MappingProxyType[str, Effort] = MappingProxyType(
         "best": Effort(400, strengths=(0.25, 0.5), by_output=True, fits=(_ROUND, _ALL), rows=16384),
     }
 )
-"""About seconds, a minute, and minutes; `fast` takes minutes, too, if one inference takes seconds."""
+"""Effort -> its limits. The efforts take about seconds, a minute, and minutes. If one inference takes seconds, `fast`
+takes minutes, too."""
 
 
 def efforts_by_target(recipe: Recipe, sites: Sequence[Site], *, software: bool = True) -> dict[str, str]:
     """Target to quantise for -> effort. Empty if the recipe asks for neither int8 nor mixed models.
 
-    Vulkan is a target of its own, because ncnn's Vulkan cannot run models that are made for a CPU. A software device
-    gets a low effort, because its figures are not those of a GPU.
+    Vulkan is a separate target, because ncnn's Vulkan cannot run models that are made for a CPU. A software device gets
+    a low effort, because its figures are not those of a GPU.
 
     Args:
         software: whether models run on software devices at all.
@@ -100,6 +102,5 @@ def efforts_by_target(recipe: Recipe, sites: Sequence[Site], *, software: bool =
 
 
 def images_needed(efforts: Mapping[str, str]) -> int:
-    """How many images are needed for calibration at the largest of these efforts; a few even if nothing is
-    quantised."""
+    """The number of calibration images that the largest of these efforts needs; a few even if nothing is quantised."""
     return max([EFFORTS[effort].images for effort in efforts.values()], default=STATISTICS_IMAGES)

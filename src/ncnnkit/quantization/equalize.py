@@ -7,7 +7,7 @@ ReLU or a Pooling, passes the constant on. A sum needs the same constant on both
 same.
 
 This moves differences between channels into the columns of weights, which share the scale of their row. ``strength``
-says how much is moved. The constants are powers of two, so there is no additional rounding.
+sets how much is moved. The constants are powers of two, so there is no additional rounding.
 
 Source: after Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models",
 2022, and across ReLUs after Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
@@ -50,7 +50,7 @@ def migrate(graph: Graph, ranges: Mapping[str, NDArray[np.float64]], strength: f
         graph: the fp32 network; not changed.
         ranges: root blob -> the range of each of its channels:
             :attr:`ncnnkit.quantization.calibration.Observed.channels`.
-        strength: how much of the differences is moved to the weights, from 0 (nothing) to 1 (the ranges become equal).
+        strength: the part of the differences that is moved to the weights, from 0 (nothing) to 1 (ranges become equal).
 
     Raises:
         RecipeError: the strength is not between 0 and 1.
@@ -82,7 +82,7 @@ def channel_scales(
         channel cannot be scaled, is dead, or if no int8 layer reads it.
     """
     if not 0 <= strength <= 1:
-        raise RecipeError(f"the strength is {strength}", hint="0 to 1")
+        raise RecipeError(f"the strength is {strength}, not between 0 and 1")
     channels = Channels(graph)
     uses = graph.uses()
     seen = []

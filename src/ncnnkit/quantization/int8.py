@@ -1,4 +1,4 @@
-"""Int8 layers from scales: what ncnn2int8 does.
+"""Makes int8 layers from scales, as ncnn2int8 does.
 
     ActivationStats ── make_table ──▶ Table (scales) ── apply_table ──▶ Graph with int8 layers
 
@@ -56,10 +56,10 @@ def check_request(graph: Graph, target: str, skip: Collection[str]) -> None:
 def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = None, unclipped: float = 0.0) -> Table:
     """Choose the scales of every layer that ncnn can run in int8.
 
-    Layers that read the same blob, through a Split, get the same scale, because a producer can requantise to one only.
+    Layers that read the same blob, through a Split, get the same scale, because a producer can only requantise to one.
 
-    Weights have 8 bits. So do those of 3x3 layers, and :func:`apply_table` disables Winograd for these if the target
-    has it. The native methods ``kl`` and ``aciq`` give 3x3 layers 6 bits, as ncnn2table does.
+    Weights have 8 bits. This includes 3x3 layers, and :func:`apply_table` disables Winograd for these if the target has
+    it. The native methods ``kl`` and ``aciq`` give 3x3 layers 6 bits, as ncnn2table does.
 
     Args:
         unclipped: how far the thresholds of activations are moved from those of the method (0) to the largest values
@@ -77,7 +77,7 @@ def make_table(graph: Graph, stats: ActivationStats, *, method: str | None = Non
     readers = {uses.root(layer.inputs[0]): layer.name for layer in layers}
     for root, name in readers.items():
         if root not in stats.blobs:
-            hint = "calibrate this very graph"
+            hint = "calibrate this same graph"
             raise ModelError(f"layer {name} reads blob {root!r}, which was not calibrated", hint=hint)
     blob_scales = {root: activation_scale(stats.blobs[root], method, stats.images, unclipped) for root in readers}
     weights = {}
@@ -104,13 +104,13 @@ def apply_table(graph: Graph, table: Table, *, target: str = "arm", finish: bool
     strangers = table.inputs.keys() - layers.keys()
     if strangers:
         raise FormatError(
-            f"the table names layer {min(strangers)!r}, which the network does not have or cannot run in int8"
+            f"the table names layer {min(strangers)!r}, which the network does not have, or ncnn cannot run in int8"
         )
     for name, scale in table.inputs.items():
         _quantize_layer(layers[name], table.weights.get(f"{name}_param_0"), scale, kernels)
     requantize(made)
     wrong = {name for name, layer in layers.items() if not kernels.grouped_to_float and _is_grouped_to_float(layer)}
-    if wrong:  # start again without them: as floating-point layers they change what the layers before them may output
+    if wrong:  # start again without them: the layers before them may then not output int8
         return apply_table(graph, table.without(wrong), target=target, finish=finish)
     if finish:
         return finished(made)
@@ -119,8 +119,7 @@ def apply_table(graph: Graph, table: Table, *, target: str = "arm", finish: bool
 
 
 def finished(graph: Graph, *, fp16: bool = True) -> Graph:
-    """An int8 network ready to ship: without activations that saturation replaces, and with the other weights in
-    fp16."""
+    """An int8 network ready to ship: saturation replaces some activations, and the other weights are in fp16."""
     made = graph.copy()
     for layer in made.layers:
         cut = bounds(layer) if "output_scale" in layer.weights else None
@@ -176,8 +175,8 @@ def _quantize_layer(layer: Layer, scales: Any, input_scale: float, target: Targe
 def requantize(graph: Graph) -> None:
     """Make a convolution output int8 if only int8 convolutions read it, directly or through a Split.
 
-    This is ncnn2int8's ``fuse_requantize``, except that readers behind a Split must have the same scale: the producer
-    can write one only, and ncnn2int8 takes that of the first reader even if the others differ.
+    This is ncnn2int8's ``fuse_requantize``, except that readers behind a Split must have the same scale. The producer
+    can only requantise to one scale, and ncnn2int8 takes the scale of the first reader even if the others differ.
     """
     uses = graph.uses()
     for layer in graph.layers:

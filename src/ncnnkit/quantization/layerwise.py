@@ -1,4 +1,4 @@
-"""Layer by layer: every int8 layer is fitted to the real outputs of the quantised layers before it.
+"""Fits int8 layers one by one, each to the real outputs of the quantised layers before it.
 
 For each layer in the order of execution: sample its inputs in the quantised network and its outputs in the fp32
 network; round the weights and change the bias so that the output of the int8 layer is closest; keep each change only if
@@ -24,8 +24,8 @@ from .stepper import EXACT, ROUNDED, Rows, Stepper, inputs_of_a_row, until_last
 
 Array = NDArray[np.float32]
 
-ROWS = 4096  # positions on which a layer is fitted; half of them if each channel has its own weights
-HELD = 5  # every fifth sample is not used for fitting, but judges
+ROWS = 4096  # positions on which a layer is fitted; half as many if each channel has its own weights (depthwise)
+HELD = 5  # every fifth sample is not used for fitting, but for judging
 ROUNDED_INPUTS = 8192  # inputs of a group; then the covariance takes 256 MiB, and its inverse as much
 NEWTON_STEPS = 4
 
@@ -37,8 +37,8 @@ class Kept:
     Attributes:
         name: the name of the layer.
         error: methods -> the mean squared error of its output on held-back samples divided by the mean square of the
-            output: ``""`` for no method, then each method, alone and together with those before.
-        kept: the methods of the best; ``""`` if none helped and the layer was not changed.
+            output: ``""`` for no method, then each method by itself and together with the methods before it.
+        kept: the methods with the least error; ``""`` if none helped and the layer was not changed.
     """
 
     name: str
@@ -77,7 +77,7 @@ def fit_layers(
             :data:`ROUNDED_INPUTS` inputs per output.
 
     Returns:
-        The fitted network, and what was kept of each layer.
+        The fitted network, and the result for each layer.
     """
     fitted = rounded.copy()
     kept: list[Kept] = []

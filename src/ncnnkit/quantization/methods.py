@@ -1,4 +1,4 @@
-"""From an fp32 network and samples to its best int8 version: methods are tried in order, and kept if they help."""
+"""Finds the best int8 version of an fp32 network: methods are tried in order, and kept if they help."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from .trials import Trials
 from .zeropoint import Group, Lowering
 
 LIKENESS_IMAGES = 24  # number of evaluation images; enough for a median
-HELD = 4  # every fourth sample is not used for choosing, but judges
+HELD = 4  # every fourth sample is not used for choosing, but for judging
 FEWEST = 3  # samples for a heavy network: two to choose with, and one to judge
 
 
@@ -50,15 +50,15 @@ class Quantized:
         graph: the int8 network, ready to ship.
         exact: the fp32 network from which ``graph`` was made, layer for layer. It computes the same as ``source``.
         fitted: ``graph`` before :func:`ncnnkit.quantization.int8.finished`.
-        used: the samples with which scales, weights and biases were chosen. If ``own`` is true, only a plan uses them.
-        held: the samples that were held back, and that judge.
+        used: the samples to which scales, weights and biases were fitted. If ``own`` is true, only a plan uses them.
+        held: the held-back samples, on which methods are judged.
         judging: ``held``, followed by ``used``.
         trials: the methods that were tried, in order.
         layers: the methods that were kept in each layer; empty if nothing was fitted layer by layer.
         advice: the judgement of the calibration images.
-        own: whether the scales and the weights are those of a quantised original.
+        own: whether it has the scales and the weights of a quantised original.
         task: what the network is for; None if unknown.
-        lost: reason -> names of the layers in which int8 differs from that of a quantised original.
+        lost: reason -> names of the layers in which int8 differs from the int8 of a quantised original.
         stats: statistics of the inputs of int8 layers, before zero points moved them; None if they were not counted.
         offsets: blob -> the constant that zero points subtracted from it.
     """
@@ -152,17 +152,18 @@ def quantize_images(
         method: how scales are chosen; see :func:`ncnnkit.quantization.own.settled_method`. With ``own``, the scales of
             a quantised original, nothing is fitted, and samples only judge. With ncnn2table's ``kl`` and ``aciq``, only
             biases are corrected.
-        effort: ``fast``, ``default`` or ``best``, or one of your own.
+        effort: ``fast``, ``default``, ``best``, or an :class:`Effort`.
         skip: layers that stay in floating point.
         task: what the network is for. Methods are judged by the parts of the outputs that the task distinguishes; by
             default by the outputs as a whole.
         threads: the number of processes; by default one per core.
-        budget: how often the network may be run; by default that of the effort.
+        budget: limits how often the network runs; by default the budget of the effort.
         progress: called with (step, done, total).
 
     Raises:
-        RecipeError: the effort is unknown, or the method is ``own`` and the network has no scales of its own.
-        ModelError, ImageError, VerificationError, RuntimeFailure: as :func:`ncnnkit.calibrate`.
+        RecipeError: the effort is unknown, or the method is ``own`` and the network has no scales of a quantised
+            original.
+        ModelError, ImageError, VerificationError, RuntimeFailure: as for :func:`ncnnkit.calibrate`.
     """
     if isinstance(effort, str):
         if effort not in EFFORTS:
@@ -233,8 +234,8 @@ class _Quantizer:
     def _thresholds(self) -> tuple[_Version, Advice]:
         """Scales from histograms, and the judgement of the images."""
         with self._trial("thresholds") as keeps:
-            # This pass collects everything that later steps need of the same network. It counts in batches, so that the
-            # results of fewer images need no further pass.
+            # This pass collects everything that later steps need from this network. It counts in batches, so that
+            # figures for fewer images need no further pass.
             advice, migrates = self.effort.advice and not self.native, self.effort.strengths and not self.native
             seen = self._observe(
                 self.graph, batches=BATCHES if advice else 1, ranges=advice,
@@ -246,7 +247,7 @@ class _Quantizer:
         return best, self._advice(seen)
 
     def _advice(self, seen: Observed) -> Advice:
-        """The judgement of the images. The error is that of thresholds alone, because images are needed for these."""
+        """The judgement of the images. It uses the error of thresholds only, because these need the images."""
         if len(seen.batches) == 1:
             return Advice()
         self.progress("calibration advice", 0, 0)
@@ -303,7 +304,7 @@ class _Quantizer:
             return best
 
     def _offset(self, group: Group) -> float:
-        """Half of the useful range of what int8 layers read of a group."""
+        """Half of the useful range of the blobs of a group that int8 layers read."""
         read = [self.stats.blobs[blob] for blob in group.blobs if blob in self.stats.blobs]
         return max(map(self._range, read), default=0.0) / 2
 
@@ -323,7 +324,7 @@ class _Quantizer:
             return version if keeps(version.int8) else best
 
     def _fitted(self, start: _Version) -> tuple[_Version, list[Kept]]:
-        """Biases corrected in one pass, or weights and biases fitted layer by layer: whichever has the smaller error.
+        """Correct the biases in one pass, or fit weights and biases layer by layer, whichever has the smaller error.
 
         Neither is always better: on networks with swish, one pass may be better than layer by layer.
         """
@@ -347,7 +348,7 @@ class _Quantizer:
                 break
         return best, layers
 
-    # ---------------------------------------------------------------------------------------------- what they share
+    # ---------------------------------------------------------------------------------------------- common steps
 
     @contextmanager
     def _trial(self, method: str) -> Iterator[Callable[[Graph], bool]]:
@@ -376,8 +377,7 @@ def divided(samples: Samples, effort: Effort, budget: Budget) -> tuple[Samples, 
 
 
 def choose(count: int, effort: Effort, budget: Budget) -> tuple[list[int], list[int]]:
-    """(samples to use, samples to hold back) of ``count``, spread evenly, as many as the effort and the budget
-    allow."""
+    """(samples to use, samples to hold back), spread evenly over ``count``, as many as the effort and budget allow."""
     wanted = min(count, effort.images)
     splits = (_split(count, most) for most in range(wanted, min(wanted - 1, FEWEST), -1))
     fitting = (split for split in splits if effort.inferences(*map(len, split)) <= budget.inferences)
@@ -388,8 +388,7 @@ def choose(count: int, effort: Effort, budget: Budget) -> tuple[list[int], list[
 
 
 def _split(count: int, most: int) -> tuple[list[int], list[int]]:
-    """Hold back every fourth sample; one of a few samples that were chosen from more. Very few samples have both
-    roles."""
+    """Hold back every fourth sample, or one if only a few were chosen. If there are very few, all have both roles."""
     chosen = evenly(count, most)
     if len(chosen) < HELD:
         return (chosen[:-1], chosen[-1:]) if count > most else (chosen, chosen)

@@ -3,8 +3,8 @@
 A network that was trained with quantisation has weights that are exact in int8, and was trained for the scales of its
 activations. So nothing is fitted here: every layer gets the codes and the scales of the original. ncnn has no zero
 points. They are folded into biases, as in :mod:`.zeropoint`. If the producer of a blob has no bias (an input, a Swish),
-a BinaryOp before the layer subtracts the constant. If that would separate two layers that could pass int8, the steps
-are enlarged instead, so that the range of the original fits.
+a BinaryOp before the layer subtracts the constant. If this BinaryOp would be between two layers that could pass int8,
+the steps are enlarged instead, so that the range of the original fits.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .scales import STEPS, weight_rows
 from .table import Table
 from .zeropoint import Lowering, move, padded
 
-ZERO_POINT = "the zero point of their input is lost, and its steps are larger"
+ZERO_POINT = "the zero point of their input is lost, and the steps of their input are larger"
 ROUNDED = "their weights are rounded again, because the original's codes do not fit ncnn's int8"
-FLOATING = "the original has them in int8, but they stay in floating point for this target"
+FLOATING = "they are in int8 in the original, but stay in floating point for this target"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class OwnScales:
         whole: ``exact`` with the weights of int8.
         int8: the int8 network, not finished.
         table: the scales.
-        lost: reason -> names of the layers in which ncnn's int8 differs from the original's.
+        lost: reason -> names of the layers in which ncnn's int8 differs from the original.
     """
 
     exact: Graph
@@ -52,7 +52,7 @@ class OwnScales:
 
 
 def settled_method(graph: Graph, method: str | None) -> str:
-    """The method to quantise with.
+    """The method that quantises a network.
 
     Args:
         graph: the floating-point network.
@@ -60,21 +60,22 @@ def settled_method(graph: Graph, method: str | None) -> str:
             otherwise ``mse``.
 
     Raises:
-        RecipeError: the method is ``own``, and the original has no scales.
+        RecipeError: the method is ``own``, but the network has no scales of a quantised original.
     """
     if method in (None, AUTO):
         return OWN if graph.scales else "mse"
     if method == OWN and not graph.scales:
-        hint = "convert a quantised ONNX model, or take another --method"
-        raise RecipeError(f"the network has no scales of its own, which the method {OWN!r} needs", hint=hint)
+        hint = "convert a quantised ONNX model, or choose another --method"
+        what = f"the method {OWN!r} needs the scales of a quantised original, which the network does not have"
+        raise RecipeError(what, hint=hint)
     return method
 
 
 def settle_without_samples(graph: Graph, method: str | None) -> None:
     """Check that no samples are needed. Raises RecipeError if they are."""
     if settled_method(graph, method) != OWN:
-        hint = "calibration images, or a table of scales"
-        raise RecipeError("the model has no scales of its own: give --table or --images", hint=hint)
+        hint = "--images takes calibration images, --table a table of scales"
+        raise RecipeError("there is nothing to choose scales from: give --table or --images", hint=hint)
 
 
 def apply_own(graph: Graph, *, target: str, skip: Collection[str] = ()) -> OwnScales:
@@ -118,7 +119,7 @@ def apply_own(graph: Graph, *, target: str, skip: Collection[str] = ()) -> OwnSc
 
 
 def _chained(graph: Graph, names: Collection[str]) -> set[str]:
-    """The layers that can receive int8: only such layers read the output of their producer."""
+    """The layers that can receive int8, because only such layers read the output of their producer."""
     uses = graph.uses()
     found = set[str]()
     for layer in graph.layers:

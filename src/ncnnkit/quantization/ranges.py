@@ -15,7 +15,7 @@ from .calibration import ActivationStats, BlobStats
 from .scales import STEPS
 
 BINS = 32
-"""The number of bins of a histogram for the report; the calibration's own has thousands."""
+"""The number of bins of a histogram for the report. The histograms of the calibration have thousands."""
 
 
 def int8_layers(

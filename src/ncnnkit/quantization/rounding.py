@@ -1,4 +1,4 @@
-"""Rounds weights so that the errors of some compensate those of others."""
+"""Rounds weights so that their rounding errors compensate each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def nearest(scaled: Array, steps: int = STEPS) -> Array:
 
 
 def gptq(scaled: Array, covariance: Array, steps: int = STEPS) -> Array:
-    """Weights in steps, rounded one input after another. The following inputs compensate each error.
+    """Weights in steps, rounded one input after another. The weights of the following inputs compensate each error.
 
     Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", 2022.
     It uses the covariance of the inputs instead of their second moments, because the bias corrects errors of the mean.
@@ -35,7 +35,7 @@ def gptq(scaled: Array, covariance: Array, steps: int = STEPS) -> Array:
     """
     groups, _, inputs = scaled.shape
     diagonal = covariance[:, range(inputs), range(inputs)]
-    # The inputs with the largest variance are first, because most others are then left to compensate their errors.
+    # The inputs with the largest variance come first, because most other inputs can then compensate their errors.
     order = np.argsort(-diagonal, axis=1, kind="stable")
     each = np.arange(groups)[:, None]
     work = np.take_along_axis(scaled, order[:, None, :], axis=2).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Scales: how a range of real numbers becomes 127 steps on each side of zero.
+"""Chooses scales, which map a range of real numbers to 127 steps on each side of zero.
 
 ncnn's int8 is symmetric: q = round(x · scale), clipped to ±127, where scale = 127 / threshold. Activations have one
 scale per tensor, weights one per output channel (or group).
@@ -19,8 +19,8 @@ from ..model.scales import STEPS as STEPS  # other modules of quantization impor
 from .calibration import BlobStats
 
 DEAD = 1e-30  # smaller values count as zero, because their scale would not fit into fp32
-WINOGRAD_STEPS = 31  # 6 bits, as ncnn2table gives weights that ncnn's int8 Winograd kernels may use
-WINOGRAD_LARGEST = (2**31 - 1) // 576  # the largest product for these kernels, which hold 576 times of it in 32 bits
+WINOGRAD_STEPS = 31  # 6 bits, which ncnn2table uses for weights of ncnn's int8 Winograd kernels
+WINOGRAD_LARGEST = (2**31 - 1) // 576  # the largest product for these kernels, whose sums are 576 times as large
 
 
 def minmax_threshold(stats: BlobStats) -> float:
@@ -35,7 +35,7 @@ def mse_threshold(stats: BlobStats, steps: int = STEPS) -> float:
     of 2 %. Source: Choukroun et al., "Low-bit Quantization of Neural Networks for Efficient Inference", 2019.
     """
     if not stats.histogram.any():
-        return stats.absmax  # the blob is so sparse that no value of it was counted
+        return stats.absmax  # the blob is so sparse that no non-zero value was counted
     used = int(np.flatnonzero(stats.histogram)[-1]) + 1
     counts = stats.histogram[:used].astype(np.float64)
     centres = (np.arange(used) + 0.5) * stats.width
@@ -159,7 +159,7 @@ def runs_winograd(layer: Layer) -> bool:
 
 
 def winograd_may_overflow(steps: NDArray[Any]) -> bool:
-    """Whether int8 Winograd kernels can overflow 32 bits with these weights, (rows, n) or more axes, on some input.
+    """Whether int8 Winograd kernels with these weights, (rows, n) or more axes, can overflow 32 bits on some input.
 
     Intermediate sums are modulo 2^32, so only the result must fit. It is 576 times the product (because of the
     denominators of F(4, 3)). Many 8-bit layers are safe; with very many input channels, even 6 bits are not. Source:

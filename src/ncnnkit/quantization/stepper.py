@@ -1,9 +1,9 @@
-"""Runs a network layer by layer on many samples, in an exact and a rounded version: a serving process and its parent.
+"""Runs an exact and a rounded version of a network layer by layer on many samples: a serving process and its parent.
 
 Quantising layer by layer needs, before each layer, the real outputs of the quantised layers before it. So the blobs of
 all samples are kept until no layer reads them any more, in two versions: ``exact`` (of the fp32 network) and
-``rounded`` (of the quantised network). A step runs one layer in ncnn, as a network of its own. It computes the same as
-in the whole network.
+``rounded`` (of the quantised network). A step runs one layer in ncnn, as a network with only this layer. It computes
+the same as in the whole network.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Blobs:
         self.numbers: list[int] = []
 
     def feed(self, request: dict[str, Any], arrays: list[Any]) -> tuple[Answer, list[Any]]:
-        """Add a sample with this ``number``. Its arrays are the network's inputs ``names``."""
+        """Add the sample with a ``number``. Its arrays are the network's inputs ``names``."""
         import ncnn
 
         mats = [ncnn.Mat(array).clone() for array in arrays]
@@ -134,6 +134,7 @@ Window = dict[str, Any]
 
 
 def window(layer: Layer) -> Window:
+    """The kernel size, strides and padding of a layer as plain numbers; empty for an InnerProduct."""
     if layer.type == "InnerProduct":
         return {}
     names = ("kernel_h", "kernel_w", "stride_h", "stride_w", "dilation_h", "dilation_w",
@@ -158,10 +159,9 @@ def _outputs(target: Any, at: Window, places: Any) -> Any:
 
 
 def _patches(array: Any, at: Window, places: Any, target: Any) -> Any:
-    """The input of the kernel at positions of the output, (positions, channels * kernel_h * kernel_w), in weight
-    order."""
+    """The kernel's input at positions of the output, (positions, channels * kernel_h * kernel_w), in weight order."""
     if not _is_pixelwise(array, at):
-        # An InnerProduct takes a matrix row by row or as one vector. The shape of its output shows which.
+        # An InnerProduct reads a matrix row by row or as one vector. The shape of its output shows which.
         return array.reshape(len(np.atleast_2d(target)), -1)[places].astype(np.float32)
     height, width = array.shape[1:]
     spans = {axis: at[f"dilation_{axis}"] * (at[f"kernel_{axis}"] - 1) + 1 for axis in "hw"}
@@ -184,7 +184,7 @@ def padding(before: int, after: int, side: int, span: int, stride: int) -> tuple
     return (whole // 2, whole - whole // 2) if before == -233 else (whole - whole // 2, whole // 2)
 
 
-# --------------------------------------------------------------------------------------------- the other side of it
+# ----------------------------------------------------------------------------------------------- the parent process
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +203,7 @@ class Rows:
 
 
 def inputs_of_a_row(layer: Layer) -> int:
-    """How many input values one position of the output depends on, over all groups."""
+    """The number of input values on which one position of the output depends, over all groups."""
     return layer.array("weight").size // int(layer.get("num_output")) * group_count(layer)
 
 
@@ -255,7 +255,7 @@ class Stepper:
         samples = spread(samples, max(1, KEPT_BYTES // most_bytes(graph, samples[0])))
         self.samples = len(samples)
         self._uses = graph.uses()
-        self._left = {root: len(self._uses.readers(root)) for root in self._uses.roots}  # reads still to come
+        self._left = {root: len(self._uses.readers(root)) for root in self._uses.roots}  # reads left
         count = max(1, min(threads or available_cores(), self.samples))
         self._stack = ExitStack()
         try:
@@ -282,6 +282,7 @@ class Stepper:
         self.close()
 
     def close(self) -> None:
+        """End the processes. Safe to call twice."""
         for child in getattr(self, "_children", []):
             child.kill()
         self._stack.close()

@@ -1,7 +1,7 @@
 """ncnn2table's calibration table: the scales of a network's int8 layers as text.
 
-Each line has a key: ``NAME_param_0 s s s …`` are the weight scales of layer NAME, ``NAME s`` is the scale of its input.
-A layer without lines stays in floating point, so you can choose layers by deleting lines.
+Each line has a key: ``NAME_param_0 s s s …`` gives the weight scales of layer NAME, and ``NAME s`` the scale of its
+input. A layer without lines stays in floating point, so you can choose layers by deleting lines.
 
 Source: ``save_table`` in ``tools/quantize/ncnn2table.cpp``, ``read_int8scale_table`` in
 ``tools/quantize/ncnn2int8.cpp``.
@@ -45,7 +45,16 @@ class Table:
 
 
 def save_table(table: Table, path: str | Path) -> None:
-    """Write a table as ncnn2table does, with six decimals, or nine digits for a small scale. Raises StorageError."""
+    """Write a table as ncnn2table does, with six decimals, or nine digits for a small scale.
+
+    Raises:
+        StorageError: the file cannot be written.
+        FormatError: the name of a layer would be read as the key of weight scales.
+    """
+    for name in table.inputs:
+        if _WEIGHT_KEY.fullmatch(name):
+            hint = "rename the layer: _param_ and a number at the end make it the key of weight scales"
+            raise FormatError(f"a table cannot hold the layer {name!r}", where=str(path), hint=hint)
 
     def text(scale: float) -> str:
         return f"{scale:f} " if scale >= 0.1 else f"{scale:.9g} "
@@ -83,7 +92,7 @@ def load_table(path: str | Path) -> Table:
         if not scales:
             raise FormatError(f"{key} has no scale", where=where)
         if _WEIGHT_KEY.fullmatch(key):
-            # A channel with all weights zero. ncnn2table of 2023 writes infinity, later versions write 1.
+            # The weights of the channel are all zero. ncnn2table of 2023 writes infinity, later versions write 1.
             scales = [1.0 if scale == math.inf else scale for scale in scales]
         for scale in scales:
             if not (math.isfinite(scale) and scale > 0):

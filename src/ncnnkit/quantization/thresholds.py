@@ -2,7 +2,7 @@
 
 The threshold with the least error of the tensor itself (:func:`ncnnkit.quantization.scales.mse_threshold`) gives every
 channel and value the same weight; the layers that read it do not. Source: after Nagel et al., "A White Paper on Neural
-Network Quantization", 2021, section 3.1, where the loss is that of the layer's output.
+Network Quantization", 2021, section 3.1, which also uses the error of the layer's output.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def by_output_error(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Table:
-    """The table with every input scale changed to the one with the least error of its readers' outputs.
+    """The table with new input scales, each with the least error in the outputs of the layers that read the blob.
 
-    Layers that read the same blob, through a Split, keep a common scale: that with the least sum of their relative
+    Layers that read the same blob, through a Split, keep a common scale: the one with the least sum of their relative
     errors.
 
     Args:

@@ -1,4 +1,4 @@
-"""Tries methods of quantising: each is judged, and kept if it helps."""
+"""Tries methods of quantising. Each method is judged, and kept if it helps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Trials:
 
     @contextmanager
     def trial(self, method: str) -> Iterator[Callable[[Graph], bool]]:
-        """A context for a row. It gives a function that takes the network to judge and returns whether to keep it."""
+        """A context that adds a row. It gives a function that judges a network and returns whether to keep it."""
         start = time.perf_counter()
 
         def keeps(int8: Graph) -> bool:

@@ -1,17 +1,17 @@
 """Zero points for an engine without zero points: shifts one-sided activations to the middle of int8's range.
 
-ncnn's int8 is symmetric, so the output of a ReLU or ReLU6 never uses half of its 254 steps. But a constant can be
+ncnn's int8 is symmetric, so the output of a ReLU or ReLU6 leaves half of its 254 steps unused. But a constant can be
 subtracted from such a blob at no cost: it is subtracted from the producer's bias and from the bounds of its activation
 (a ReLU becomes a Clip), and added again in the biases of the layers that read the blob. ``pad_value`` replaces padded
-zeros. The network computes the same. Its activations use the steps of both signs, which leaves a quarter of the
-rounding noise. Between two int8 layers, the saturation of int8 replaces the Clip, so the Clip is removed.
+zeros. The network computes the same, and its activations use the steps of both signs. This reduces the rounding noise
+to a quarter. Between two int8 layers, the saturation of int8 replaces the Clip, so the Clip is removed.
 
 Source: asymmetric activations as in Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", 2018, with the zero points folded into biases.
 
 ncnn's x86 kernels pad int8 blobs wrongly with a negative value (``Padding_x86::forward_int8`` repeats the value's byte
-by OR-ing shifted copies, which loses all but the first byte of a negative one). So a padded blob is also negated: it
-holds ``offset - x`` instead of ``x - offset``, and its zeros are positive.
+by OR-ing shifted copies, which loses all bytes but the first if the value is negative). So a padded blob is also
+negated: it holds ``offset - x`` instead of ``x - offset``, and its zeros are positive.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _always(_: Any) -> bool:
 
 
 PASSING: dict[str, Callable[[Any], bool]] = {
-    # A padded average is not linear in the constant if it counts the padding as zeros.
+    # If an average counts the padding as zeros, it is not linear in the constant.
     "Split": _always,
     "Concat": _always,
     "Flatten": _always,
@@ -44,19 +44,19 @@ PASSING: dict[str, Callable[[Any], bool]] = {
     "Dropout": lambda p: p.scale == 1.0,
     "Pooling": lambda p: p.pooling_type == 0 or p.global_pooling or not p.avgpool_count_include_pad,
 }
-"""Type -> whether a layer with these parameters passes a constant on unchanged."""
+"""Type -> function that returns whether a layer with these parameters passes a constant on unchanged."""
 
 _ADD, _MAX = 0, 0  # op_type of BinaryOp, pooling_type of Pooling
 
 
 @dataclass(eq=False)
 class Group:
-    """Blobs from which only the same constant can be subtracted.
+    """Blobs from which the same constant must be subtracted.
 
     Attributes:
         blobs: their names.
-        one_sided: those of them with values of zero or more, and many zeros.
-        fixed: whether one of them must not be changed.
+        one_sided: the blobs of the group with no negative values and many zeros.
+        fixed: whether a blob of the group must not be changed.
         padded: whether a layer pads one of them.
         pooled: whether a maximum is taken over one of them, so that they cannot be negated.
     """
@@ -73,13 +73,13 @@ class Lowering:
 
     Args:
         graph: the fp32 network; not changed.
-        pads: whether the target's int8 kernels can pad with other values than 0. If not, padded blobs are not changed.
+        pads: whether the target's int8 kernels can pad with a value other than 0. If not, padded blobs are not changed.
         wanted: blob that an int8 layer reads -> the constant to subtract. By default positive constants are subtracted
             from one-sided blobs.
 
     Attributes:
-        groups: the groups that can be lowered and for which it helps: the blobs that int8 layers read are one-sided, or
-            in ``wanted``. In graph order.
+        groups: the groups that can be lowered, if that helps: int8 layers read blobs of the group that are one-sided,
+            or in ``wanted``. In graph order.
     """
 
     def __init__(self, graph: Graph, *, pads: bool = True, wanted: Mapping[str, float] | None = None) -> None:
@@ -87,8 +87,8 @@ class Lowering:
         self._wanted = wanted
         self._of: dict[str, Group] = {}
         self._summands: dict[str, tuple[str, str]] = {}
-        """Linear layer that feeds a sum -> (the sum's blob, the other summand's). Its bias takes up any difference
-        between what those two are lowered by, so that a sum does not tie them together."""
+        """Linear layer that feeds a sum -> (blob of the sum, blob of the other summand). These two blobs may be lowered
+        by different constants, because the bias of the layer compensates the difference."""
         self._walk()
         self._read = {layer.inputs[0] for layer in quantizable(graph)}
         every = list(dict.fromkeys(self._of.values()))
@@ -110,7 +110,7 @@ class Lowering:
         self.groups = [group for group in found if group not in barred]
 
     def asked(self, group: Group) -> float:
-        """The constant for a group: the one that most of its blobs want; 0 if the group should not be lowered.
+        """The constant for a group: the one wanted for most of its blobs; 0 if the group should not be lowered.
 
         Without ``wanted``, only its sign is meaningful: positive.
         """

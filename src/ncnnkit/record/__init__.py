@@ -1,1 +1,1 @@
-"""What a run found: run.json, the run folder, the recommendation and the warnings."""
+"""The result of a run: run.json and the run folder."""

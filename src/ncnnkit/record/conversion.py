@@ -1,4 +1,4 @@
-"""How the original became a network of ncnn, as run.json holds it."""
+"""The records of the conversion to ncnn in run.json."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Attempt:
 class OwnQuantisation:
     """The quantisation of an original that is quantised.
 
-    The original is compared with ncnn's fp32 network in floating point: with its weights as they are, and without the
-    rounding of its activations.
+    For the comparison with ncnn's fp32 network, the original runs in floating point: with its quantised weights, but
+    without the rounding of its activations.
 
     Attributes:
         kept: number of layers of the ncnn network that keep the original's scales.
         lost: what ncnn cannot keep.
-        sqnr_db: the original in floating point against the original as it is: the noise of its own quantisation. As in
-            ``accuracy``, of the worst output, dB; null if they are equal.
+        sqnr_db: SQNR of the original in floating point against the original as it is: the noise of its own
+            quantisation. As in ``accuracy``, of the worst output, dB; null if the outputs are equal.
     """
 
     kept: int
@@ -54,9 +54,9 @@ class OwnQuantisation:
 
     @property
     def said(self) -> list[str]:
-        """A sentence each."""
-        noise = "" if self.sqnr_db is None else f", {decibel(self.sqnr_db)} dB from the same in floating point"
-        kept = f"its scales are kept for the int8 model in {counted(self.kept, 'layer')}"
+        """The record as sentences."""
+        noise = "" if self.sqnr_db is None else f" ({decibel(self.sqnr_db)} dB against itself in floating point)"
+        kept = f"the int8 model keeps its scales in {counted(self.kept, 'layer')}"
         return [f"the original is quantised{noise}; {kept}", *(loss.said for loss in self.lost)]
 
 
@@ -64,18 +64,19 @@ class OwnQuantisation:
 class DecodedCheck:
     """The predictions of the converted network, compared with those of the original.
 
-    Both are those of the images of ``accuracy`` of the conversion. The original's are its own outputs where the network
-    was cut before they were computed, and otherwise its outputs after the same decoder.
+    They are computed on the images with which the conversion was checked. If the network was cut, the predictions of
+    the original are its own outputs. Otherwise they are its outputs after the same decoder.
 
     Attributes:
         decoder: the kind of decoder: ``boxes``, ``argmax`` (a map of classes), ``ctc`` (text) or ``points``. The
             model's card contains all of it.
-        original: number of boxes of the original, or of places of its map of classes, characters or points.
-        network: number of those of the network.
-        matched: number of pairs with the same class and an intersection over union of 0.5 or more; of places with the
-            same class, of characters in the same order, or of points at most a pixel apart.
-        iou: mean intersection over union of these pairs; null if there are none, and for all but boxes.
-        score_error: largest difference of the two scores of a pair; null as above.
+        original: number of predictions of the original: boxes, positions of its map of classes, characters or points.
+        network: number of predictions of the network.
+        matched: number of predictions that agree: pairs of boxes with the same class and an intersection over union of
+            0.5 or more, positions with the same class, characters in the same order, or points that are at most a pixel
+            apart.
+        iou: mean intersection over union of these pairs of boxes; null if there are none.
+        score_error: largest difference of the two scores of a pair of boxes; null if there are none.
     """
 
     decoder: str
@@ -90,15 +91,15 @@ class DecodedCheck:
 class ShapeCheck:
     """The accuracy of the converted network for inputs of further shapes.
 
-    It was measured on the images, resized to these shapes. If the samples are arrays, or if the preprocessing does not
-    resize, it was measured on a sample of noise.
+    It was measured on images that were resized to these shapes. If the samples are arrays, or if the preprocessing does
+    not resize, it was measured on noise.
 
     Attributes:
-        shapes: of the inputs, without the batch axis.
+        shapes: the shapes of the inputs, without the batch axis.
         sqnr_db: as in ``accuracy``, of the worst output, dB; null if the outputs are equal.
         cosine: as in ``accuracy``, of the worst output.
         max_error: the largest absolute difference, in the output's unit.
-        original_sqnr_db: as in the conversion, for these shapes.
+        original_sqnr_db: as in ``conversion``, for these shapes.
     """
 
     shapes: list[tuple[int, ...]]
@@ -116,7 +117,7 @@ class ConversionCheck:
 
     Attributes:
         route: the route whose network was used.
-        verified: whether there was an original to compare with, and any of its outputs was finite.
+        verified: whether the network was compared with an original of which at least one output was finite.
         sqnr_db: as in ``accuracy``, of the worst output, dB; null if the outputs are equal or were not compared. fp32
             normally reaches 100; below 80 the run warns, and below 60 it ends, unless ``force`` is set.
         cosine: as in ``accuracy``, of the worst output; null if the outputs were not compared.

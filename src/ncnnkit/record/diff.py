@@ -1,6 +1,7 @@
-"""Two runs beside each other: what changed, and whether it may.
+"""The comparison of two runs: what changed, and which conditions for a failure are met.
 
-A condition is ``VARIANT.FIGURE RELATION BOUND``, such as ``int8.latency > 1.1x``. It says what must *not* be.
+A condition is ``VARIANT.FIGURE RELATION BOUND``, such as ``int8.latency > 1.1x``. A comparison fails if a condition is
+true.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from .run import Run
 from .variant import EMULATED, Variant
 
 RECOMMENDED = "recommended"
-"""The word of a condition for the variant that each run recommends."""
+"""The name, in a condition, of the variant that each run recommends."""
 
 Kind = Literal["value", "times", "change"]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that runs are compared by.
+    """A number by which runs are compared.
 
     Attributes:
-        name: as a condition writes it.
-        title: for people.
+        name: its name in a condition.
+        title: its name for people.
         unit: ``ms``, ``MB``, ``dB``, ``share`` (0 to 1) or empty.
         at_least: whether more is better; None if that is not known.
         timed: whether it depends on the speed of the machine.
@@ -58,7 +59,7 @@ class Measure:
         return f"{written(value)} {self.unit}".rstrip()
 
     def change(self, before: float | None, after: float | None) -> str:
-        """How far a value moved: in percent for times and sizes, else in its unit; empty if nothing can be said."""
+        """The change of a value, in percent for times and sizes, else in its unit; empty if it is not known."""
         if before is None or after is None or not math.isfinite(before) or not math.isfinite(after):
             return ""
         if self.unit in ("ms", "MB"):
@@ -84,7 +85,7 @@ _VALUES: Mapping[str, tuple[Measure, Callable[[Variant], float | None]]] = Mappi
 
 
 def measures(variants: Iterable[Variant]) -> dict[str, Measure]:
-    """What is known of some variants, by name: times and sizes, the errors of outputs, and the figures of the task."""
+    """The measures of some variants by name: times and sizes, the errors of outputs, and the figures of the task."""
     found = {name: measure for name, (measure, _) in _VALUES.items()}
     known = all_figures()
     found |= {name: Measure(name, each.title, each.unit, each.at_least) for name, each in OUTPUTS.items()}
@@ -127,7 +128,7 @@ EXAMPLES = "such as 'int8.latency > 1.1x', 'recommended.size > 5MB' or 'mixed.sq
 
 @dataclass(frozen=True)
 class Condition:
-    """What must not be of the second run.
+    """A condition that makes the comparison of two runs fail.
 
     Attributes:
         text: as the user wrote it.
@@ -136,7 +137,7 @@ class Condition:
         relation: ``>``, ``>=``, ``<`` or ``<=``.
         bound: a value in the measure's unit, a factor, or a difference.
         kind: ``times``: the bound is multiplied by the first run's value. ``change``: it is added to it. ``value``: it
-            stands for itself.
+            is used as it is.
     """
 
     text: str
@@ -151,12 +152,13 @@ class Condition:
         """A condition as the user writes it.
 
         Args:
-            text: ``VARIANT.FIGURE RELATION BOUND``. A bound with ``x`` is a factor of the first run's value, one with a
-                sign a difference from it, and one with neither a value. Its unit may follow.
-            known: the measures there are, by name.
+            text: ``VARIANT.FIGURE RELATION BOUND``. A bound with ``x`` is a factor of the first run's value. A bound
+                with a sign is a difference from that value. Any other bound is a value. A unit may follow.
+            known: the existing measures by name.
 
         Raises:
-            RecipeError: it is no condition, its figure is unknown, or its bound has the unit of another figure.
+            RecipeError: the text is not a condition, its figure is unknown, or its bound has the unit of another
+                figure.
 
         Example:
             >>> Condition.parse("int8.latency > 1.1x", measures([])).kind
@@ -180,7 +182,7 @@ class Condition:
         return cls(text.strip(), match["variant"], figure, match["relation"], bound, kind)
 
     def judge(self, before: Run, after: Run, measure: Measure) -> Verdict:
-        """Whether it is so. What cannot be known counts as if it were: a model that does not run has no latency.
+        """Whether the condition is true. If a value is unknown, it counts as true: a model that fails has no latency.
 
         Raises:
             RecipeError: neither run has such a variant.
@@ -213,12 +215,12 @@ class Condition:
 
 
 def _what_is_wrong(text: str) -> str:
-    """Which part of a condition is missing, a clause."""
+    """Which part of a condition is missing or wrong, as a clause."""
     left, relation, right = re.fullmatch(r"([^<>=!]*)([<>=!]*)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     if not relation:
-        return "it has none of > >= < <="
+        return "it has no > >= < or <="
     if relation not in _RELATIONS:
-        return f"{relation} is none of > >= < <="
+        return f"{relation} is not one of > >= < <="
     if "." not in left.strip().strip("."):
         return f"{left.strip()!r} is not VARIANT.FIGURE"
     return f"{right.strip()!r} is not a number with one of the units x, ms, MB, dB, %"
@@ -226,12 +228,12 @@ def _what_is_wrong(text: str) -> str:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a condition.
+    """The outcome of a condition.
 
     Attributes:
         condition: the condition.
-        fails: whether what must not be is so, or cannot be known.
-        why: the numbers, a clause.
+        fails: whether the condition is true, or cannot be judged.
+        why: the numbers, as a clause.
     """
 
     condition: Condition
@@ -250,11 +252,11 @@ class Change:
     """A number of a variant in both runs.
 
     Attributes:
-        measure: which.
-        before, after: None if it was not measured.
+        measure: which number.
+        before, after: the values in the two runs; None if not measured.
         tie: whether the middle halves of two latencies overlap, so that the change may be noise.
-        better: whether it became better; None if it did not change, where the change may be noise, or where nobody
-            can say.
+        better: whether it became better; None if it did not change, if the change may be noise, or if it is unknown
+            which direction is better.
     """
 
     measure: Measure
@@ -264,6 +266,7 @@ class Change:
 
     @property
     def better(self) -> bool | None:
+        """Whether the value became better; None if it did not change, may be noise, or has no known direction."""
         if self.tie or self.before is None or self.after is None or self.before == self.after:
             return None
         return None if self.measure.at_least is None else (self.after > self.before) == self.measure.at_least
@@ -281,9 +284,9 @@ class Row:
     """A variant in both runs.
 
     Attributes:
-        name: of the variant.
-        status: that of both runs, such as ``ok`` or ``ok → crashed``; ``–`` for a run without it.
-        changes: its numbers, by the measures' names.
+        name: the name of the variant.
+        status: the status in both runs, such as ``ok`` or ``ok → crashed``; ``–`` for a run without this variant.
+        changes: its numbers, by the names of the measures.
     """
 
     name: str
@@ -293,13 +296,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Diff:
-    """Two runs beside each other.
+    """The comparison of two runs.
 
     Attributes:
-        notes: what makes the runs hard to compare, and what is recommended now; a sentence each.
-        measures: what is known of any variant, by name.
-        rows: each variant of either run, those of the second first.
-        verdicts: of each condition.
+        notes: differences that make the runs hard to compare, and a changed recommendation; a sentence each.
+        measures: the measures that any variant has, by name.
+        rows: each variant of either run, the variants of the second run first.
+        verdicts: the outcome of each condition.
     """
 
     notes: list[str]
@@ -314,11 +317,11 @@ class Diff:
 
 
 def compare_runs(before: Run, after: Run, conditions: Sequence[str] = ()) -> Diff:
-    """Compare two runs, and judge the second.
+    """Compare two runs, and judge the second by the conditions.
 
     Args:
         before, after: the runs.
-        conditions: what must not be, as :meth:`Condition.parse` reads it.
+        conditions: the conditions for a failure, as :meth:`Condition.parse` reads them.
 
     Raises:
         RecipeError: a condition cannot be read, or names a variant that neither run has.
@@ -344,14 +347,14 @@ def compare_runs(before: Run, after: Run, conditions: Sequence[str] = ()) -> Dif
 
 
 def overlap(old: Variant | None, new: Variant | None) -> bool:
-    """Whether the middle halves of two latencies overlap."""
+    """Whether the middle halves (25th to 75th percentile) of two latencies overlap."""
     if old is None or new is None or old.latency_ms is None or new.latency_ms is None:
         return False
     return old.latency_ms.p25 <= new.latency_ms.p75 and new.latency_ms.p25 <= old.latency_ms.p75
 
 
 def _notes(before: Run, after: Run) -> list[str]:
-    """What a reader must know first, a sentence each."""
+    """Differences that a reader must know first, a sentence each."""
     found = []
     if before.model.name != after.model.name:
         found.append(f"the models are different: {before.model.name} and {after.model.name}")
@@ -366,8 +369,9 @@ def _notes(before: Run, after: Run) -> list[str]:
         names = [", ".join(each) for each in machines]
         found.append(f"the devices are different: {names[0]}, then {names[1]}; the times cannot be compared")
     if before.images.evaluation != after.images.evaluation:
-        found.append(f"the errors are of {before.images.evaluation}, then of {after.images.evaluation} images")
+        was, now = before.images.evaluation, after.images.evaluation
+        found.append(f"the errors were measured on {was} images, then on {now} images")
     if before.recommended != after.recommended:
-        was, now = (run.recommended or "nothing" for run in (before, after))
-        found.append(f"the recommendation was {was} and is {now}")
+        old, new = (run.recommended or "nothing" for run in (before, after))
+        found.append(f"the recommendation was {old} and is {new}")
     return found

@@ -1,4 +1,4 @@
-"""Other engines than ncnn, as run.json holds them."""
+"""The records of engines other than ncnn in run.json."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class EngineModelRecord:
-    """A model of another engine, or why there is none.
+    """A model of another engine, or the reason why there is none.
 
     Attributes:
         kind: ``float`` (for every precision in floating point) or ``int8``.
-        settings: precision: how the engine makes and runs such a model.
-        files: names of its files in the run folder, with the SHA-256 of each in hexadecimal; empty: there is none.
-        seconds: the time that making it took.
+        settings: precision -> how the engine makes and runs such a model.
+        files: names of its files in the run folder, with the SHA-256 of each in hexadecimal; empty if there is no
+            model.
+        seconds: how long it took to make the model.
         reason: why there is none; empty otherwise.
     """
 
@@ -32,8 +33,8 @@ class EngineRecord:
     Attributes:
         name: as in ``variants``.
         title: its name as its makers write it.
-        version: of its package.
-        tools: package that made its models: version.
+        version: the version of its package.
+        tools: package that made its models -> its version.
         models: its models.
     """
 

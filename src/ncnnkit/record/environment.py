@@ -1,4 +1,4 @@
-"""The software that converts and quantises, as run.json holds it."""
+"""The record of the software that converts and quantises in run.json."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Environment:
     """The machine that converted and quantised, and its software.
 
     Attributes:
-        ncnnkit: version.
-        pillow: version. The rounding of resized images depends on it.
+        ncnnkit: its version.
+        pillow: its version. The rounding of resized images depends on it.
         machine: the machine, and its software.
     """
 

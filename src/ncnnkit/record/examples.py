@@ -1,4 +1,4 @@
-"""A few samples of a run with the original's outputs: what a program on a board is tested with."""
+"""A few samples of a run with the outputs of the original. They test a program on a board."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from ..errors import FormatError
 from ..onboard.picture import Placement
 
 EXAMPLES = "examples.npz"
-"""The file of a run folder that holds them."""
+"""The file in the run folder that holds the examples."""
 MOST = 3
-"""Examples at most."""
+"""The largest number of examples."""
 FILE_BYTES = 1 << 20
-"""The most that the files of an example may take."""
+"""The largest size of the files of an example, in bytes."""
 OUTPUT_BYTES = 4 << 20
-"""The most that the outputs for one example may take; a network with larger ones has no examples."""
+"""The largest size of the outputs of one example, in bytes. A network with larger outputs has no examples."""
 CHECKED = 1024
-"""Values of an output that a program compares, evenly spread over it."""
+"""The number of values of an output that a program compares. They are evenly spread over the output."""
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """A sample and what the original makes of it.
+    """A sample and the outputs of the original for it.
 
     Attributes:
-        files: of each input of the network, the ending of its file, as ``.jpg``, and the bytes; ``.npy`` for an array.
-        outputs: the original's, without a batch axis.
-        placement: where the first image lies in its input; None if there are only arrays.
+        files: for each input of the network, the suffix of its file, such as ``.jpg``, and the bytes; ``.npy`` for an
+            array.
+        outputs: the outputs of the original, without the batch axis.
+        placement: where the first image is in its input; None if there are only arrays.
     """
 
     files: tuple[tuple[str, bytes], ...]
@@ -46,19 +47,19 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Examples, and how near the measured variants came.
+    """Examples, and how accurate the measured variants are on them.
 
     Attributes:
-        rows: the examples; empty if none are small enough.
-        sqnr_db: variant -> SQNR of its measured outputs over all examples, of the checked values, in dB; infinite where
-            they are equal.
+        rows: the examples; empty if no example is small enough.
+        sqnr_db: variant -> SQNR of the checked values of its measured outputs over all examples, dB; infinite if they
+            are equal.
     """
 
     rows: tuple[Example, ...] = ()
     sqnr_db: Mapping[str, float] | None = None
 
     def save(self, path: Path) -> None:
-        """Write them."""
+        """Write the examples to a file."""
         arrays: dict[str, NDArray[np.generic]] = {}
         for i, row in enumerate(self.rows):
             for k, (ending, content) in enumerate(row.files):
@@ -75,7 +76,7 @@ class Examples:
 
     @classmethod
     def load(cls, path: Path) -> Examples:
-        """Read them; none if there is no such file. Raises FormatError."""
+        """Read the examples of a file; none if there is no such file. Raises FormatError if it is damaged."""
         if not path.is_file():
             return cls()
         try:
@@ -89,7 +90,7 @@ def _read(arrays: Mapping[str, NDArray[np.generic]]) -> Examples:
     rows = []
     named = [match for match in map(_FILE.fullmatch, arrays) if match]
     found = {(int(match[1]), int(match[2])): (match[3], arrays[match[0]].tobytes()) for match in named}
-    for i in range(len({number for number, _ in found})):
+    for i in sorted({number for number, _ in found}):
         files = [found[key] for key in sorted(key for key in found if key[0] == i)]
         outputs: list[Array] = []
         while (output := arrays.get(f"{i}-output-{len(outputs)}")) is not None:
@@ -106,18 +107,18 @@ def _read(arrays: Mapping[str, NDArray[np.generic]]) -> Examples:
 
 
 _FILE = re.compile(r"(\d+)-input-(\d+)(\.[0-9a-z]+)", re.ASCII)
-"""The name of a file of an example: numbers of the example and of the input, and the ending."""
+"""The name of a file of an example: the numbers of the example and of the input, and the suffix."""
 
 
 def array_file(values: Array) -> tuple[str, bytes]:
-    """The ending and the bytes of a ``.npy`` of an array."""
+    """The suffix ``.npy`` and the bytes of an array as such a file."""
     stream = io.BytesIO()
     np.save(stream, values)
     return ".npy", stream.getvalue()
 
 
 def checked(output: NDArray[np.generic]) -> NDArray[np.float64]:
-    """The values of an output that are compared."""
+    """The values of an output that are compared: at most :data:`CHECKED`, evenly spread."""
     flat = np.asarray(output, np.float64).reshape(-1)
     return flat[:: max(1, flat.size // CHECKED)][:CHECKED]
 

@@ -1,17 +1,17 @@
-"""The run folder. It holds one whole run, whenever the process that writes it is killed.
+"""The run folder. It always holds one complete run, even if the process that writes it is killed.
 
-What :func:`staging` keeps in a folder while it works there:
+While :func:`staging` works in a folder, it keeps these files there:
 
 ======================  ==========================================================
 ``.ncnnkit.lock``       locked by the process that writes into the folder
 ``.ncnnkit/new/``       the files of the new run
 ``.ncnnkit/old/``       files of the old run that were moved out of the way
-``.ncnnkit/moves.json`` the moves of a commit that was decided; see :class:`_Moves`
+``.ncnnkit/moves.json`` the moves of a commit that has begun; see :class:`_Moves`
 ======================  ==========================================================
 
-The kernel releases the lock when its process ends, however it ends. So whoever gets the lock and finds a ``.ncnnkit``
-knows that a dead process left it, and :func:`recover` clears it up: with a ``moves.json`` the new run is completed,
-without one the old run was never touched.
+The kernel releases the lock when its process ends, even if it is killed. A process that gets the lock and finds a
+``.ncnnkit`` therefore knows that a dead process left it. :func:`recover` then completes the new run if there is a
+``moves.json``. Without that file the old run was never changed, and only ``.ncnnkit`` is removed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REPORT = "report.html"
 RECIPE = "recipe.toml"
 LOG = "pnnx.log"
 LABELS = "labels.txt"
-"""The class names of a run's model, one per line, where it has any."""
+"""The class names of a run's model, one per line; missing if there are none."""
 
 _LOCK = ".ncnnkit.lock"
 _WORK = ".ncnnkit"
@@ -56,24 +56,24 @@ _REFUSED = {
     errno.ELOOP,
     errno.EINVAL,
 }
-_MOMENT = 0.02  # s; renaming the files of a run takes not much longer
+_MOMENT = 0.02  # s; renaming the files of a run takes about this long
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EBADF}
 
 
 def files_of_run(out: Path) -> set[str]:
-    """The files in a folder that belong to the run there: those that its run.json lists.
+    """The files of the run in a folder: the files that its run.json lists.
 
-    The rest of run.json is not looked at: a run of another version of ncnnkit can be replaced, too.
+    It does not check the rest of run.json, so a run of another version of ncnnkit can be replaced, too.
 
     Returns:
-        File names; empty if there is no run.json, or none that lists files.
+        File names; empty if there is no run.json, or if it does not list files.
     """
     try:
         listed = json.loads((out / RUN).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return set()
     names = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
-    # Whoever wrote this run.json, it disposes of files in its own folder only.
+    # A run.json may come from anyone, so it may only name files in its own folder.
     return {name for name in names if os.path.basename(name) == name and not (out / name).is_dir()} - _OWN
 
 
@@ -81,24 +81,24 @@ def files_of_run(out: Path) -> set[str]:
 def staging(
     out: Path, record: str = RUN, owned: Callable[[Path], set[str]] = files_of_run, reads: Iterable[str] = ()
 ) -> Iterator[Path]:
-    """Give a folder to build a run in; when all went well, its files replace the run in ``out``, all or none of them.
+    """Give a folder in which to build a run. After success, all its files replace the run in ``out`` together.
 
-    The folder lies hidden in ``out``, so an ``out`` that cannot be written is found out at once, and a file is moved by
-    renaming it, even where ``out`` is a mount point. After an error or Ctrl-C, ``out`` is as it was before. After
-    ``kill -9`` the next process that opens ``out`` completes or discards the new run (:func:`recover`).
+    The folder is hidden in ``out``. So an ``out`` that cannot be written is detected at once, and files are moved by
+    renaming, even if ``out`` is a mount point. After an error or Ctrl-C, ``out`` is as it was before. After ``kill -9``
+    the next process that opens ``out`` completes or discards the new run (:func:`recover`).
 
-    ``record`` is moved out first and moved in last: where one stands, every file that it lists stands, too.
+    ``record`` is moved out first and moved in last. So if it exists, every file that it lists exists, too.
 
     Args:
-        out: the folder to write into; made where it does not exist.
+        out: the folder to write into. It is created if it does not exist.
         record: the file that lists what belongs to a run (or to an app).
-        owned: gives the files and folders in ``out`` that belong to the old run. They are removed, and nothing else is
-            removed or replaced. May raise StorageError.
-        reads: files that the new run is made from. None of them may belong to the old run.
+        owned: gives the files and folders in ``out`` that belong to the old run. Only these are removed or replaced.
+            May raise StorageError.
+        reads: the input files of the new run. None of them may belong to the old run.
 
     Raises:
-        StorageError: another process writes into ``out``, a file of the user's would be replaced, the folder cannot be
-            made or written, or the disk is full.
+        StorageError: another process writes into ``out``, a file of the user would be replaced, the folder cannot be
+            created or written, or the disk is full.
     """
     out = Path(os.path.realpath(out))
     made: list[Path] = []
@@ -129,7 +129,7 @@ def staging(
 
 @contextmanager
 def _nameable(folder: Path) -> Iterator[Path]:
-    """The folder under a path in UTF-8: ncnn and torch cannot open files whose path is not."""
+    """The folder under a path in UTF-8. ncnn and torch cannot open a file if its path is not UTF-8."""
     try:
         str(folder).encode()
     except UnicodeEncodeError:
@@ -143,7 +143,7 @@ def _nameable(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(out: Path, name: str) -> Iterator[Path]:
-    """Give a path to write a file to; it then replaces the file of this name in a run folder.
+    """Give a path to which a file is written. The file then replaces the one of this name in a run folder.
 
     Raises:
         StorageError: another process writes into ``out``, the file there is the user's own, or it cannot be written.
@@ -165,9 +165,9 @@ def replacing(out: Path, name: str) -> Iterator[Path]:
 
 
 def recover(out: Path) -> None:
-    """Complete a run whose process was killed while it moved its files into ``out``. Does nothing where there is none.
+    """Complete a run if its process was killed while it moved files into ``out``. Otherwise it does nothing.
 
-    Where a process is moving its files just now, this waits until it has done so.
+    If a process is moving its files at the moment, this waits for it.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -184,12 +184,12 @@ def recover(out: Path) -> None:
 
 
 def content(out: Path) -> list[Path]:
-    """What lies in a folder, without what :func:`staging` keeps there while it works."""
+    """The files and folders in a folder, without those that :func:`staging` keeps there while it works."""
     return [path for path in out.iterdir() if path.name not in _OWN]
 
 
 def refuse_to_replace(out: Path, names: Iterable[str], owned: Callable[[Path], set[str]] = files_of_run) -> None:
-    """Raise StorageError if a file of one of these names is the user's own: no record in ``out`` lists it."""
+    """Raise StorageError if a file of one of these names is the user's own, because no record in ``out`` lists it."""
     ours = owned(out)
     for name in names:
         if name not in ours and os.path.lexists(out / name):
@@ -201,7 +201,7 @@ def refuse_to_replace(out: Path, names: Iterable[str], owned: Callable[[Path], s
 
 
 def _refuse_to_remove(out: Path, ours: set[str], reads: Iterable[str]) -> None:
-    """Raise StorageError if the old run, which is to be removed, holds a file that the new run needs."""
+    """Raise StorageError if the old run, which will be removed, contains a file that the new run needs."""
     for read in filter(None, reads):
         path = Path(os.path.realpath(read))
         if path.parent == out and path.name in ours:
@@ -213,7 +213,7 @@ def _refuse_to_remove(out: Path, ours: set[str], reads: Iterable[str]) -> None:
 
 
 def _make_folders(out: Path, made: list[Path]) -> None:
-    """Make ``out`` and the folders above it; those that did not exist come to ``made``."""
+    """Create ``out`` and the folders above it. The folders that it created are appended to ``made``."""
     for path in reversed([out, *out.parents]):
         if path.is_dir():
             continue
@@ -232,7 +232,7 @@ class _Busy(StorageError):
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Hold the lock of a folder. Raises StorageError at once where another process holds it."""
+    """Hold the lock of a folder. Raises StorageError at once if another process holds it."""
     path = out / _LOCK
     while True:
         with path.open("a") as file:  # closing it releases the lock
@@ -247,7 +247,7 @@ def _locked(out: Path) -> Iterator[None]:
                 hint = "choose an --out on another file system"
                 raise StorageError(f"cannot be locked: {error.strerror}", where=str(out), hint=hint) from None
             if not _is_at(path, file):
-                continue  # whoever held the lock removed the file after it was opened here
+                continue  # the previous holder removed the file after it was opened here
             try:
                 yield
             finally:
@@ -269,10 +269,10 @@ def _is_at(path: Path, file: IO[str]) -> bool:
 
 @dataclass(frozen=True)
 class _Moves:
-    """The moves of a commit, by file name; in a file, the commit is decided, and any process can complete it.
+    """The moves of a commit, by file name. After they are written to a file, any process can complete the commit.
 
-    Each move can be told from the files alone to be done or not, so that :meth:`forward` and :meth:`back` may start
-    anywhere between the two runs, and start again.
+    The files alone show whether a move is done. So :meth:`forward` and :meth:`back` can start from any state between
+    the two runs, and can be repeated.
 
     Attributes:
         out: names that go from the folder to ``.ncnnkit/old``, in this order.
@@ -283,7 +283,7 @@ class _Moves:
     into: list[str]
 
     def forward(self, home: Path) -> None:
-        """Make the folder hold the new run, whichever of the moves are done."""
+        """Do all moves that are not done, so that the folder holds the new run."""
         new, old = home / _WORK / "new", home / _WORK / "old"
         for name in self.out:
             if not os.path.lexists(old / name) and os.path.lexists(home / name):
@@ -293,7 +293,7 @@ class _Moves:
                 os.replace(new / name, home / name)
 
     def back(self, home: Path) -> None:
-        """Make the folder hold the old run again, whichever of the moves are done."""
+        """Undo all moves that are done, so that the folder holds the old run again."""
         new, old = home / _WORK / "new", home / _WORK / "old"
         for name in reversed(self.into):
             if not os.path.lexists(new / name):
@@ -304,7 +304,7 @@ class _Moves:
 
 
 def _commit(home: Path, ours: set[str], record: str) -> None:
-    """Replace the old run, which these files are, by what was staged. Where that fails, take all moves back."""
+    """Replace the files of the old run by the staged files. If that fails, undo all moves."""
     work = home / _WORK
     (work / "old").mkdir()
     names = sorted(path.name for path in (work / "new").iterdir())
@@ -320,19 +320,19 @@ def _commit(home: Path, ours: set[str], record: str) -> None:
     draft.write_text(json.dumps(asdict(moves)), encoding="utf-8")
     _sync(draft)
     try:
-        os.replace(draft, work / _MOVES)  # from here on any process can complete the new run
+        os.replace(draft, work / _MOVES)  # from now on, any process can complete the new run
         _sync(work)
         moves.forward(home)
         _sync(home)
     except BaseException:
-        moves.back(home)  # where this fails, too, the next process completes the new run
+        moves.back(home)  # if this fails, too, the next process completes the new run
         (work / _MOVES).unlink(missing_ok=True)
         raise
     (work / _MOVES).unlink()
 
 
 def _settle(home: Path) -> None:
-    """Complete or discard what a dead process left; the lock must be held."""
+    """Complete or discard the run that a dead process left. The caller must hold the lock."""
     work = home / _WORK
     with suppress(FileNotFoundError):
         moves = json.loads((work / _MOVES).read_text(encoding="utf-8"))
@@ -343,27 +343,27 @@ def _settle(home: Path) -> None:
 
 
 def _clear(home: Path) -> None:
-    """Remove the work folder, unless it holds a commit that is not completed."""
+    """Remove the work folder, unless it holds an incomplete commit."""
     if not (home / _WORK / _MOVES).exists():
         shutil.rmtree(home / _WORK, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
-    """Have the disk write a file, or the names in a folder."""
+    """Write a file, or the names in a folder, through to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems cannot do it for folders
+        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder
             raise
     finally:
         os.close(handle)
 
 
 def _explain(error: OSError, out: Path) -> StorageError | None:
-    """The error as one a user can act on; None if it has nothing to do with ``out``."""
+    """The error as one with a hint for the user; None if it does not concern ``out``."""
     where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else out
-    # numpy gives no number where the disk fills up while it writes an array, only "n requested and m written".
+    # If the disk becomes full while numpy writes an array, its error has no number, only "n requested and m written".
     if error.errno in _FULL or (error.errno is None and "requested and" in str(error)):
         return StorageError("the disk is full", where=str(where), hint="free some space and run again")
     if error.errno in _REFUSED and (out in (where, *where.parents) or where in out.parents):
@@ -393,7 +393,7 @@ def load_run(out: Path) -> Run:
     """Read and check a run folder's run.json.
 
     Args:
-        out: the run folder, or its run.json. Where a killed run left it half replaced, it is completed first.
+        out: the run folder, or its run.json. If a killed run left it half replaced, it is completed first.
 
     Raises:
         FormatError: there is no run.json, or it is not valid.

@@ -1,4 +1,4 @@
-"""The images of a run, as run.json holds them."""
+"""The records of the images of a run in run.json."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class CopiedFile:
 class Images:
     """The images for calibration and evaluation.
 
-    No sample is in both sets: samples in both were removed from the larger set.
+    No sample is in both sets. A sample in both was removed from the larger set.
 
     Attributes:
         source: the recipe's ``images``.
         available: number of images given for calibration.
-        calibration: number of images chosen from these: as many as the effort uses, evenly spread. Only these were
-            decoded.
-        fitted: number of chosen images to which thresholds, weights and biases were fitted. 0: nothing was quantised.
-        held_back: number of chosen images that decided which methods were kept, and that measured the accuracy of
-            plans. If fewer than five were given, they are the same as the fitted images.
-        evaluation: number of images that were used for none of this. The errors of the variants were measured on them.
+        calibration: number of images chosen from these: as many as the effort uses, evenly spread. Only the chosen
+            images were decoded.
+        fitted: number of chosen images to which thresholds, weights and biases were fitted; 0 if nothing was quantised.
+        held_back: number of chosen images on which methods were judged and the accuracy of plans was measured. If fewer
+            than five were given, they are the same as the fitted images.
+        evaluation: number of images on which the errors of the variants were measured. They were used for nothing else.
         skipped: files that could not be used.
         copies: samples that were dropped as duplicates.
     """
@@ -63,7 +63,7 @@ class Images:
 
 
 def images_record(source: str, images: ImageSet, evaluation: ImageSet, *, fitted: int, held_back: int) -> Images:
-    """What the images were used for. Both halves of one folder know the same skipped files and copies."""
+    """The record of the images. If both sets come from one folder, they list the same skipped files and copies."""
     return Images(
         source=source,
         available=len(images) + images.left_out,

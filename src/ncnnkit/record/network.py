@@ -1,4 +1,4 @@
-"""The layers of a network, as run.json holds them."""
+"""The records of the layers of a network in run.json."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ class Histogram:
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Layer:
-    """How a layer computes in int8, for the first device.
+    """How a layer computes in int8 on the first device.
 
     Attributes:
         low: the smallest input value that int8 can hold, in the unit of the input in fp32.
         high: the largest one. Values beyond ``low`` and ``high`` are clipped.
-        zero_point: the input value of code 0. ncnn has no zero points; ncnnkit makes them part of the biases.
+        zero_point: the input value of code 0. ncnn has no zero points; ncnnkit includes them in the biases.
         inputs: histogram of the absolute values of the input over the calibration images, without zeros; null if it is
             not known.
         weights: histogram of the weights in fp32.
-        steps: the smallest and the largest difference of two codes of a weight, over the output channels.
+        steps: the smallest and the largest step of the weights over the output channels: the difference of the weights
+            of two neighbouring codes.
     """
 
     low: float
@@ -53,10 +54,10 @@ class NetworkLayer:
     Attributes:
         name: the layer's name in the ``.param`` file.
         type: the layer's type, as ncnn names it.
-        reads: names of the layers that make its inputs.
+        reads: names of the layers that compute its inputs.
         outputs: names of its output blobs.
-        shape: of its first output, without a batch axis; null if it is not known.
-        parameters: its weights, counted one by one.
+        shape: the shape of its first output, without the batch axis; null if it is not known.
+        parameters: number of its weight values.
         int8: how it computes in int8; null if it does not.
     """
 
@@ -76,7 +77,7 @@ def network_record(
 
     Args:
         graph: the network.
-        inputs: the shapes of its inputs, without a batch axis.
+        inputs: the shapes of its inputs, without the batch axis.
         int8: layer -> how it computes in int8.
     """
     shapes = graph.infer_shapes(inputs)
@@ -97,6 +98,6 @@ def network_record(
 
 
 def _known(shape: Shape | None) -> tuple[int, ...] | None:
-    """A shape all of whose sides are numbers."""
+    """The shape if all its sides are numbers, else None."""
     sides = tuple(side for side in shape or () if isinstance(side, int))
     return sides if shape and len(sides) == len(shape) else None

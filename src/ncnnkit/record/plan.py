@@ -1,4 +1,4 @@
-"""How a mixed model was planned, as run.json holds it."""
+"""The records of the plan of a mixed model in run.json."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class FrontPoint:
-    """A plan between the fastest and the most accurate, as predicted.
+    """A predicted plan between the fastest and the most accurate one.
 
     Attributes:
         ms: predicted latency, ms.
@@ -22,12 +22,12 @@ class FrontPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerOption:
-    """A precision that a layer could have had.
+    """A possible precision of a layer.
 
     Attributes:
-        choice: as the layer's ``choice``.
+        choice: the precision, as in ``choice`` of the layer.
         ms: predicted time of the layer alone, ms, without conversions between neighbours.
-        noise: predicted part of the outputs' noise over signal; null if it is infinite.
+        noise: predicted contribution to the outputs' noise over signal; null if it is infinite.
     """
 
     choice: str
@@ -45,7 +45,7 @@ class PlannedLayer:
         choice: ``fp32``, ``fp16``, ``bf16``, ``int8``, or ``int8-winograd``: int8 with Winograd's faster, less
             accurate kernels.
         options: the possible precisions, including the choice.
-        why: the reason, as a text.
+        why: the reason for the choice.
     """
 
     name: str
@@ -59,22 +59,23 @@ class PlannedLayer:
 class Plan:
     """How the mixed model was made: the precision of each layer.
 
-    Noise is that of the outputs against fp32, over the signal of each output, averaged over the outputs.
+    Noise is the noise power of an output against fp32 over the signal power of that output, averaged over the outputs.
 
     Attributes:
         requirements: the requirements as a text, such as ``cosine ≥ 0.999``; empty if there are none.
-        holds: whether the plan satisfies them, measured on the held-back images on the device; a latency is predicted.
-        unmet: the requirements that it does not satisfy, a clause each, such as ``cosine 0.99 is below 0.999``.
-        few: the requirements that the images which judged the plan are too few for, a clause each.
-        refused: what ncnn said of models that it did not run while the plan was made -> how many there were.
-        repairs: how often the noise allowed was changed, because a run of the plan showed a larger error than allowed.
-        predicted_ms: latency of one inference, ms, the sum of the layers' times, at the speed of the machine when
-            fp32-cpu was measured.
+        holds: whether the plan satisfies them. Figures are measured on the held-back images on the device; a latency is
+            predicted.
+        unmet: the requirements that it does not satisfy, as clauses such as ``cosine 0.99 is below 0.999``.
+        few: the requirements for which there were too few held-back images to judge the plan, as clauses.
+        refused: the reason why ncnn did not run a model while the plan was made -> number of such models.
+        repairs: how often the allowed noise was changed because the measured error of a plan was too large.
+        predicted_ms: predicted latency of one inference, ms: the sum of the layers' times, scaled to the speed of the
+            machine when fp32-cpu was measured.
         measured_ms: the median latency of the ``mixed-cpu`` variant, ms; null if it was not timed.
         predicted_noise: the sum of the noise of each layer alone; null if it is infinite.
-        measured_noise: on the held-back images, on the device; null if an output is not a number.
+        measured_noise: the noise measured on the held-back images on the device; null if an output is not finite.
         front: plans from the fastest to the most accurate, as predicted.
-        layers: each layer that computes something, in the network's order.
+        layers: the layers that compute something, in the network's order.
     """
 
     requirements: str

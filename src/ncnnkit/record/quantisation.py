@@ -1,4 +1,4 @@
-"""How int8 was made, as run.json holds it."""
+"""The records of the quantisation to int8 in run.json."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..formatting import counted
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """Layers in which ncnn's int8 cannot equal that of a quantised original.
+    """Layers in which ncnn's int8 cannot be equal to that of a quantised original.
 
     Attributes:
-        reason: what is lost, a clause.
+        reason: what is lost, as a clause.
         layers: their names.
     """
 
@@ -31,7 +31,7 @@ _MOST_NAMED = 6
 
 
 def losses(lost: Mapping[str, Sequence[str]]) -> list[Loss]:
-    """Reason -> names of layers, as run.json holds them."""
+    """The records of (reason -> names of layers)."""
     return [Loss(reason=reason, layers=list(names)) for reason, names in lost.items()]
 
 
@@ -65,8 +65,8 @@ class FittedLayer:
     Attributes:
         name: the layer's name in the ``.param`` file.
         before: the error before the layer was fitted; null if it is infinite.
-        after: the error with the methods kept; null if it is infinite.
-        kept: the methods kept, joined by ``+``: ``rounding``, ``bias`` and ``gain``; empty: none.
+        after: the error with the methods that were kept; null if it is infinite.
+        kept: the methods that were kept, joined by ``+``: ``rounding``, ``bias`` and ``gain``; empty if none.
     """
 
     name: str
@@ -79,7 +79,8 @@ class FittedLayer:
 class Count:
     """The error with fewer calibration images.
 
-    The error of thresholds alone, on the held-back images, for several subsets of the calibration images.
+    The error with thresholds only, without fitting, on the held-back images, for several subsets of the calibration
+    images.
 
     Attributes:
         images: size of the subsets.
@@ -96,11 +97,12 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class StretchingImage:
-    """A calibration image that alone determines the range of some tensors.
+    """A calibration image that determines the range of some tensors by itself.
 
     Attributes:
         image: the image's name.
-        tensors: number of tensors whose largest value comes from it and is more than 1.5 times that of any other image.
+        tensors: number of tensors that have their largest value in this image, more than 1.5 times that in any other
+            image.
         factor: the largest ratio to the second largest value; null if it is infinite.
     """
 
@@ -113,8 +115,9 @@ class StretchingImage:
 class Likeness:
     """Whether the evaluation images are like the calibration images.
 
-    A distance is in standard deviations of the logarithms of the calibration images' ranges, as the root mean square
-    over the inputs of int8 layers. The evaluation images are alike if ``evaluation`` is not above ``calibration``.
+    The distance of an image is the root mean square over the inputs of int8 layers. For each input it is the difference
+    of the logarithm of the range, in standard deviations over the calibration images. The evaluation images are alike
+    if ``evaluation`` is not above ``calibration``.
 
     Attributes:
         calibration: the 95th percentile of the distances of each calibration image from all others.
@@ -126,6 +129,7 @@ class Likeness:
 
     @property
     def alike(self) -> bool:
+        """Whether the evaluation images are like the calibration images."""
         return self.evaluation <= self.calibration
 
 
@@ -134,21 +138,21 @@ class Quantisation:
     """How int8 was made.
 
     The effort limits the number of calibration images. Every fourth of them was held back: no scale, weight or bias was
-    fitted to it, and it decided which methods were kept. If fewer than four were given, all of them had both roles. Of
-    a heavy network that few images are taken for, one was held back.
+    fitted to it, and the methods were judged on it. If fewer than four were given, all images had both roles. If few
+    images were used because the network is heavy, one was held back.
 
     Attributes:
         effort: the recipe's ``effort``.
         used: number of calibration images to which scales, weights and biases were fitted.
-        held_back: number of calibration images that decided which methods were kept.
-        trials: each method that was tried, in order.
-        layers: each int8 layer that was fitted, in the network's order; empty if no fitting was kept.
+        held_back: number of calibration images on which the methods were judged.
+        trials: the methods that were tried, in order.
+        layers: the int8 layers that were fitted, in the network's order; empty if no fitting was kept.
         counts: the error against the number of calibration images, fewest first; empty if not examined.
-        enough: the smallest ``images`` in ``counts`` whose highest error is within 5 % of that with all images; null:
-            none, or not examined.
+        enough: the smallest ``images`` in ``counts`` with a highest error within 5 % of the error with all images; null
+            if there is none, or if not examined.
         stretching: calibration images that alone determine ranges, the worst first, at most five.
         likeness: whether the evaluation images are like the calibration images; null if not examined.
-        lost: layers in which int8 differs from that of a quantised original whose scales it has.
+        lost: layers with the scales of a quantised original in which int8 still differs from the original.
     """
 
     effort: str

@@ -1,11 +1,10 @@
-"""What run.json holds, as dataclasses: the contract with every program that reads it.
+"""The content of run.json as dataclasses. Programs that read run.json rely on it.
 
-``docs/run-json.md`` and ``docs/run.schema.json`` are made from the classes of this package: the meaning of a field
-stands in the docstring of its class and nowhere else. :data:`SCHEMA` counts up when a field disappears or changes its
-meaning. A new field has a default, so that files written before stay valid. A reader ignores fields that it does not
-know.
+``docs/run-json.md`` and ``docs/run.schema.json`` are generated from the classes of this package. The meaning of a field
+is only documented in the docstring of its class. :data:`SCHEMA` is incremented when a field is removed or changes its
+meaning. A new field has a default, so that older files stay valid. A reader ignores fields that it does not know.
 
-A figure is null in JSON, None here, where it was not measured, and where it is infinite or not a number.
+A figure is null in JSON and None in Python if it was not measured, or if it is infinite or not a number.
 """
 
 from __future__ import annotations
@@ -45,17 +44,17 @@ class Model:
     Attributes:
         reference: the model as the user gave it: a path, ``torchvision:NAME``, ``timm:NAME`` or
             ``package.module:function``.
-        name: made from the reference, with the characters A-Z a-z 0-9 . _ - only. The names of the models' files begin
-            with it.
-        kind: the kind of the original: a file of ONNX, TorchScript or ncnn, or a network built by code (``torch``).
-        inputs: the network's inputs, in its order, named as in the original.
-        outputs: the network's outputs, in its order, named as in the original.
-        layers: layers of the optimised network.
-        parameters: weights of the optimised network, counted one by one.
+        name: derived from the reference, with the characters A-Z a-z 0-9 . _ - only. The names of the models' files
+            begin with it.
+        kind: the kind of the original: an ONNX, TorchScript or ncnn file, or a network built by code (``torch``).
+        inputs: the network's inputs, in order, with the names of the original.
+        outputs: the network's outputs, in order, with the names of the original.
+        layers: number of layers of the optimised network.
+        parameters: number of weight values of the optimised network.
         labels: number of class names that the model contains.
-        classes: number of classes of the network's only output; 0: nothing shows that it is a classifier. A vector
-            counts as scores of classes if images have labels, if the model contains as many names, if the library that
-            built it says so, or if its values add up to one.
+        classes: number of classes of the network's only output; 0 if nothing shows that it is a classifier. A vector
+            counts as scores of classes if the images have labels, if the model contains a name for each value, if the
+            library that built it says so, or if its values add up to one.
     """
 
     reference: str
@@ -76,10 +75,10 @@ class DeviceRecord:
     Attributes:
         name: the name or address in the request; ``local`` is the machine that converted.
         address: ``local``, ``ssh://…`` or ``adb://…``.
-        target: the kernels of its CPU, for which int8 was made.
+        target: the kernels of its CPU. int8 was made for them.
         machine: the machine, and its software.
-        recommended: ``name`` of the variant recommended for this device; null: none.
-        why: the reason.
+        recommended: ``name`` of the variant recommended for this device; null if there is none.
+        why: the reason for the recommendation.
     """
 
     name: str
@@ -97,7 +96,7 @@ class Reference:
     Attributes:
         engine: the library that ran the original; ``ncnn`` means that no other original is known.
         version: version of that engine.
-        origin: the same as a text.
+        origin: a text that describes the reference.
     """
 
     engine: Engine
@@ -111,8 +110,8 @@ class RequirementRecord:
 
     Attributes:
         figure: its name.
-        bound: the least value allowed, or the largest if less is better; a share is 0 to 1.
-        text: for people, such as ``boxes kept ≥ 95 %``.
+        bound: the least allowed value, or the largest if less is better; a share is 0 to 1.
+        text: the requirement for people, such as ``boxes kept ≥ 95 %``.
     """
 
     figure: str
@@ -122,14 +121,14 @@ class RequirementRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRecord:
-    """What the network is for.
+    """The task of the network.
 
     Attributes:
-        name: such as ``detection``; ``tensor`` if nothing is known.
-        why: how that is known, a clause.
+        name: the task, such as ``detection``; ``tensor`` if it is unknown.
+        why: the evidence, as a clause.
         requires: the requirements for its models: those of the recipe, or the task's own.
-        labels: what was read as labels, for how many samples, and from where; empty without labels.
-        original: the original's own figures against the labels, by their names; empty without labels.
+        labels: the kind of labels, the number of samples, and the file; empty without labels.
+        original: the figures of the original against the labels, by their names; empty without labels.
     """
 
     name: str
@@ -175,11 +174,11 @@ class Picture:
         variant: the name of the variant.
         image: the name of the evaluation image.
         file: a JPEG in the run folder: the original's prediction on the left, the variant's next to it, and, for
-            images, their difference ten times enlarged. For texts it is the image alone.
-        severity: how far it differs: for boxes, the boxes lost and the new ones; for maps, the share of other pixels;
-            for images, the mean squared error over the squared range; for texts, the characters to change over those
-            of the original; for points, their mean error.
-        original_text, text: what the original and the variant read; empty for all but texts.
+            images, their difference, multiplied by ten. For texts it is only the image.
+        severity: how much it differs: for boxes, the number of lost and new boxes; for maps, the share of different
+            pixels; for images, the mean squared error over the squared range; for texts, the number of edits over the
+            number of characters of the original; for points, their mean error.
+        original_text, text: the texts that the original and the variant read; empty for other tasks.
     """
 
     variant: str
@@ -195,11 +194,11 @@ class Run:
     """One run of ``ncnnkit run``.
 
     Attributes:
-        schema: the version of this contract: 1.
+        schema: the version of this format: 1.
         files: names of the run's files in the run folder, including ``run.json``. A later run in the folder removes
-            these files and no others.
+            only these files.
         model: the requested network.
-        recipe: the request; the same as ``recipe.toml``.
+        recipe: the request, the same as in ``recipe.toml``.
         preprocess: how an image became the network's input; null if the inputs were arrays.
         preprocess_origin: where this preprocessing comes from, as a text.
         images: the images for calibration and evaluation.
@@ -207,20 +206,20 @@ class Run:
         devices: the devices on which the variants were measured, in the order of the request.
         reference: the reference of the variants' outputs.
         conversion: the routes to ncnn, and the accuracy of the converted network before optimisation.
-        task: what the network is for.
+        task: the task of the network.
         passes: the name of each optimising pass, with its number of rewrites, which may be 0.
         quantisation: how int8 was made; null if no layer can be int8, or if none was requested.
         plan: how the mixed model was made; null if there is none.
         variants: the results: each precision on each backend.
         recommended: ``name`` of the recommended variant; null if there is none.
         why: the reason for the recommendation, or why there is none.
-        top5: the best classes of an example image; empty for networks without class names.
-        pictures: the worst evaluation images of each variant, drawn, those of the recommended variant first; empty for
-            tasks without pictures.
+        top5: the best classes for an example image; empty for networks without class names.
+        pictures: drawings of the worst evaluation images of each variant, beginning with the recommended variant; empty
+            for tasks without pictures.
         warnings: the warnings, a sentence each.
         stages: the duration of each stage, in order.
         network: the layers of the optimised network in fp32, in order.
-        engines: the other engines that were measured.
+        engines: the other measured engines.
         engines_compared: how they compare with ncnn on each device, a sentence each.
     """
 

@@ -1,4 +1,4 @@
-"""The stages of a run, as run.json holds them."""
+"""The record of the stages of a run in run.json."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Stages:
     """Numbers the stages of a run, times them, and passes progress on.
 
     Args:
-        expected: the stages in their order. Several stages in a row may begin with the name of one of these, such as
-            ``quantise`` and ``quantise for vulkan``; they have its number.
-        progress: gets the position.
+        expected: the stages in order. Several consecutive stages may begin with the name of one of these, such as
+            ``quantise`` and ``quantise for vulkan``. They have its number.
+        progress: called with the position.
     """
 
     def __init__(self, expected: Sequence[str], progress: StageProgress) -> None:
@@ -48,11 +48,11 @@ class Stages:
         self._seconds[name] = time.perf_counter() - start
 
     def progress(self, name: str) -> Progress:
-        """The progress within a stage."""
+        """The progress function for a stage."""
         return lambda done, total: self._progress(self._position(name), done, total)
 
     def within(self, name: str) -> StepProgress:
-        """The progress of the steps of a stage."""
+        """The progress function for the steps of a stage."""
         return lambda step, done, total: self._progress(self._position(name).at(step), done, total)
 
     def reused(self, name: str, what: str) -> None:
@@ -63,6 +63,7 @@ class Stages:
         self._progress(self._position(name), 0, 0)
 
     def rows(self) -> list[Stage]:
+        """The finished stages, in order."""
         return [
             Stage(name=name, seconds=round(seconds, 3), reused=self._reused.get(name, []))
             for name, seconds in self._seconds.items()

@@ -1,4 +1,4 @@
-"""A variant and its figures, as run.json holds them, and questions to several of them."""
+"""The records of variants and their figures in run.json, and functions on several variants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..onboard.protocol import NCNN
 from .names import PlainName
 
 EMULATED = "emulated: timings are not real"
-"""The note of a variant whose timings mean nothing."""
+"""The note of a variant with meaningless timings."""
 
 
 Backend = Literal["cpu", "vulkan", "opencl"]
@@ -24,7 +24,7 @@ Unit = Literal["", "dB", "share"]
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """An ncnn model: names of files in the run folder, with the characters A-Z a-z 0-9 . _ - only.
+    """The files of an ncnn model in the run folder. The names only have the characters A-Z a-z 0-9 . _ -.
 
     Attributes:
         param: the network.
@@ -38,11 +38,11 @@ class Files:
 
 
 NOISY = 0.5
-"""Interquartile range over the median from which a latency is too noisy to be compared."""
+"""If the interquartile range divided by the median is larger than this, a latency is too noisy to be compared."""
 
 
 OUTLYING = 5.0
-"""A sample over a typical one from which something else than the network took the time."""
+"""If a sample divided by a typical one is larger than this, something other than the network took the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Latency:
 
     @property
     def disturbed(self) -> bool:
-        """Whether something else than the network took the time of most samples, so that the median means little.
+        """Whether something other than the network took the time of most samples, so that the median is not meaningful.
 
         That is so if the middle half of the samples spreads over more than :data:`NOISY` of the median, or if the
         median is more than :data:`OUTLYING` times the fastest sample: a busy machine may delay nearly all of them.
@@ -95,9 +95,9 @@ class OutputError:
         sqnr_db: as in ``accuracy``, of this output, dB.
         cosine: as in ``accuracy``, of this output.
         max_error: as in ``accuracy``, of this output.
-        other_shape: number of images on which the output has another number of values than the reference, as detectors
-            have that choose among boxes. The output then counts as zeros in all figures: its whole signal is error. If
-            the reference is empty, the whole output is error.
+        other_shape: number of images on which the output has another number of values than the reference, such as the
+            output of a detector that selects boxes. The output then counts as zeros in all figures, so the whole signal
+            is error. If the reference is empty, the whole output is error.
     """
 
     name: str
@@ -113,13 +113,14 @@ class FigureValue:
     """A figure of the task, over the same images as ``accuracy``.
 
     Attributes:
-        name: as a requirement writes it, such as ``map50_95``.
-        title: for people.
+        name: its name in a requirement, such as ``map50_95``.
+        title: its name for people.
         unit: ``share`` (0 to 1), ``dB``, or empty.
-        value: the figure; null if it is infinite, as the PSNR of equal images.
+        value: the figure; null if it is infinite, such as the PSNR of equal images.
         low: lower end of the 95 % interval (percentile bootstrap over the images); null if it is not finite.
         high: upper end of that interval; null if it is not finite.
-        count: how many things it is a share of: the original's boxes, or the samples; null if it is a mean of values.
+        count: the number of things of which it is a share: the original's boxes, or the samples; null if it is a mean
+            of values.
     """
 
     name: str
@@ -164,7 +165,7 @@ class Accuracy:
         return next((figure for figure in self.task if figure.name == name), None)
 
     def other_shapes(self) -> list[str]:
-        """What to say of outputs that have another shape than the reference on some samples, a clause for each."""
+        """Clauses about the outputs that have another shape than the reference on some samples."""
         return [
             f"output {each.name!r} has another shape than the reference on {each.other_shape} of {self.images} samples"
             for each in self.outputs
@@ -174,7 +175,7 @@ class Accuracy:
     def figures(self) -> dict[str, float | None]:
         """Each figure that a requirement can name, by its name; None if it is not known.
 
-        An output that should be zero throughout is exact where it is, and as wrong as can be where it is not.
+        An output with a reference of zeros is exact if it is zero, and otherwise has the worst possible figures.
         """
         exact = [output.mse == 0 for output in self.outputs]
         rows = list(zip(self.outputs, exact))
@@ -209,8 +210,8 @@ class LatencyAt:
     """The latency of one inference for inputs of other shapes.
 
     Attributes:
-        shapes: of the inputs, without the batch axis.
-        latency_ms: null if the variant did not run at these shapes.
+        shapes: the shapes of the inputs, without the batch axis.
+        latency_ms: the latency; null if the variant did not run at these shapes.
         reason: why it did not run; otherwise empty.
     """
 
@@ -224,9 +225,9 @@ class Variant:
     """A model at one precision on one backend of one device.
 
     Attributes:
-        name: precision and backend, such as ``int8-cpu``, and ``@`` and the device if there are several. It is unique.
-            Behind the name of another engine, such as ``mnn-int8-cpu``.
-        engine: what computes it: ``ncnn``, or another engine of the recipe.
+        name: precision and backend, such as ``int8-cpu``, followed by ``@`` and the device if there are several
+            devices. For another engine it begins with the engine's name, such as ``mnn-int8-cpu``. It is unique.
+        engine: the engine that computes it: ``ncnn``, or another engine of the recipe.
         precision: the precision in which the engine could store and compute.
         backend: the requested backend; see ``status``.
         device: a name in ``devices``.
@@ -239,16 +240,16 @@ class Variant:
         files: the model; null if there is none. Variants may share a model.
         size_bytes: size of both files.
         latency_ms: latency of one inference; null if none was timed.
-        latency_at: the same for each further input shape that was asked for, on noise.
+        latency_at: the latency for each further requested input shape, on noise.
         load_ms: time of loading the model.
         first_ms: the first inference after a cold load, ms.
-        cpus: the CPUs to which it was pinned; empty: not pinned.
+        cpus: the CPUs to which it was pinned; empty if not pinned.
         conditions: clocks, temperatures and power during the timing; null if it was not timed.
         sustained: a long run without a pause; null if none was requested.
         peak_memory_mb: peak resident memory of the process since the start of loading, minus the memory before, MB.
         accuracy: errors against the reference; null if there are no usable outputs.
-        quantised_sqnr_db: SQNR against an original that is quantised, as it is: ``accuracy`` is against the same in
-            floating point. Of the worst output, dB; null if the original is not quantised, or the outputs are equal.
+        quantised_sqnr_db: SQNR of the worst output against a quantised original, dB; null if the original is not
+            quantised, or if the outputs are equal. ``accuracy`` compares with the same original in floating point.
         layers: error of each layer, on a few evaluation images, in the network's order. It is measured for the CPU
             variants of the first device, on the machine that converted; empty if not measured.
         notes: facts that a reader needs to interpret the figures.
@@ -280,14 +281,14 @@ class Variant:
 
 
 def baseline(variants: Sequence[Variant]) -> Variant | None:
-    """What speed-ups are given over: ncnn's fp32 on the CPU, where it ran."""
+    """The variant to which speed-ups refer: ncnn's fp32 on the CPU; None if it did not run."""
     wanted = (NCNN, "fp32", "cpu", "ok")
     found = (v for v in variants if (v.engine, v.precision, v.backend, v.status) == wanted)
     return next((v for v in found if v.latency_ms), None)
 
 
 def speed_up(variants: Sequence[Variant], variant: Variant) -> float | None:
-    """How many times as fast as the baseline; None without one, and for what did not run as asked."""
+    """The speed relative to the baseline; None without a baseline, or if the variant did not run as requested."""
     base = baseline(variants)
     if base is None or base.latency_ms is None or variant.status != "ok" or variant.latency_ms is None:
         return None
@@ -295,7 +296,7 @@ def speed_up(variants: Sequence[Variant], variant: Variant) -> float | None:
 
 
 def shared(variants: Iterable[Variant], texts: Callable[[Variant], Iterable[str]]) -> dict[str, list[str]]:
-    """Texts -> the variants they are of, so that what several share is said once."""
+    """Text -> the names of its variants, so that a common text occurs only once."""
     said: dict[str, list[str]] = {}
     for variant in variants:
         for text in texts(variant):
@@ -304,10 +305,10 @@ def shared(variants: Iterable[Variant], texts: Callable[[Variant], Iterable[str]
 
 
 FAILED: tuple[Status, ...] = ("skipped", "fallback", "crashed")
-"""Every status of a variant that did not run as it was asked to."""
+"""The statuses of variants that did not run as requested."""
 
 
 def reasons(variants: Iterable[Variant], *statuses: Status) -> list[str]:
-    """Why the variants of these statuses have them, a line for each reason."""
+    """The reasons of the variants with these statuses, a line for each reason."""
     found = shared((v for v in variants if v.status in statuses), lambda variant: [variant.reason])
     return [f"{', '.join(names)}: {reason}" for reason, names in found.items()]

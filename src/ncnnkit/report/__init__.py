@@ -1,4 +1,4 @@
-"""Reports on one run or several: pages, tables on the terminal, and what to ship."""
+"""Reports on one run or several: pages, tables on the terminal, and the files to ship."""
 
 from .changes import diff_table, junit, markdown
 from .console import (

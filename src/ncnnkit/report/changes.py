@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SHOWN = ("latency", "size", "memory", "sqnr")
-"""The measures in every table, followed by those of the task. JSON has all measures."""
+"""The measures in every table. The measures of the task follow. JSON has all measures."""
 _NEVER = ("p90", "load", "cosine", "mse", "max_error")
 
 
@@ -76,7 +76,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that is escaped for a table cell."""
+    """A text, escaped for a table cell."""
     return " ".join(text.replace("|", "\\|").split())
 
 

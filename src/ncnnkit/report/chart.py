@@ -13,7 +13,7 @@ from html import escape
 
 LABEL = 6.5
 """Width of a letter of a label, pixels."""
-_PHONE = (260.0, 300.0)  # size between the axes in pixels for which labels are placed: that on a phone
+_PHONE = (260.0, 300.0)  # pixels; labels are placed for a plot of this size, as on a phone
 _GAP = 9  # pixels between the centre of a point and its label
 
 
@@ -44,7 +44,7 @@ class Point:
     Attributes:
         x, y: its position in the axes' coordinates.
         kind: a CSS class, which sets its colour.
-        hover: the tooltip; lines are separated by line feeds.
+        hover: the tooltip, with lines separated by line feeds.
         label: the text next to it; empty for none.
         place: the position of the label; see :func:`place_labels`.
         bold: whether the label is bold.
@@ -82,8 +82,8 @@ class Chart:
 
     Attributes:
         x, y: the axes.
-        title: what the chart shows, for a reader who cannot see it.
-        height: between the axes, pixels.
+        title: a description of the chart for a reader who cannot see it.
+        height: the height of the plot between the axes, pixels.
         limit: the position of a dotted line, and its caption; None for no line.
         caption: the position of the caption: (``left``, ``center`` or ``right``, ``top`` or ``bottom``).
     """
@@ -153,7 +153,7 @@ class _Drawing:
 
     def _lines(self) -> None:
         for line in self.chart.lines:
-            # A box of 100 by 100 that is stretched: lines of a percentage each would be many elements.
+            # One polyline in a stretched box of 100 by 100. Separate lines with percentages would be many elements.
             places = " ".join(
                 f"{100 * self.chart.x.part(x):.2f},{100 * (1 - self.chart.y.part(y)):.2f}" for x, y in line.points
             )
@@ -195,7 +195,7 @@ class _Drawing:
 
 
 def linear(title: str, low: float, high: float, text: Callable[[float], str] = "{:g}".format) -> Axis:
-    """An axis with ticks at 1, 2 or 5 times a power of ten; at most eight of them."""
+    """An axis with at most eight ticks, at multiples of 1, 2 or 5 times a power of ten."""
     step = 10 ** math.floor(math.log10((high - low) / 8))
     step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 8)
     first, last = math.ceil(low / step), math.floor(high / step)
@@ -232,18 +232,18 @@ def place_labels(
     y: Sequence[float],
     line: float | None,
 ) -> tuple[list[str], tuple[str, str]]:
-    """Positions of labels for which, on a phone, few of them cover points, the line or each other.
+    """Positions of labels so that, on a phone, few labels cover points, the line or each other.
 
-    Greedy, in the order of the points: of eight positions around a point, the first that covers least.
+    A greedy method, in the order of the points: it takes the first of eight positions around a point that covers least.
 
     Args:
-        points: in the axes' own coordinates (logarithms on logarithmic axes).
-        x, y: the axes' ranges.
-        line: the position of a horizontal line with a caption; None: there is none.
+        points: the points in the coordinates of the axes (logarithms on logarithmic axes).
+        x, y: the ranges of the axes.
+        line: the position of a horizontal line with a caption; None if there is none.
 
     Returns:
-        For each name ``top``, ``middle`` or ``bottom`` and ``left``, ``center`` or ``right``; and the caption's end of
-        the line, with ``bottom`` for a caption that stands on the line.
+        For each name, ``top``, ``middle`` or ``bottom`` and ``left``, ``center`` or ``right``; and the end of the line
+        with the caption, with ``bottom`` if the caption is above the line.
     """
     width, height = _PHONE
     dots = [(width * (a - x[0]) / (x[1] - x[0]), height * (b - y[0]) / (y[1] - y[0])) for a, b in points]

@@ -39,16 +39,16 @@ def headline(run: Run) -> str:
 
 
 def npus(run: Run) -> list[str]:
-    """What the NPUs of the devices would offer, a paragraph each; see :mod:`ncnnkit.model.npus`."""
+    """A paragraph about each device's NPU; see :mod:`ncnnkit.model.npus`."""
     chips = dict.fromkeys(device.machine.board.soc for device in run.devices)
     return [said for chip in chips if (said := about_npu(chip))]
 
 
 def converted(check: ConversionCheck, origin: str) -> list[str]:
-    """How exact the conversion is, and which other routes were tried, one line each.
+    """Lines about the accuracy of the conversion, and about the other routes that were tried.
 
     Args:
-        origin: what the outputs were compared with, in words.
+        origin: the text for what the outputs were compared with.
     """
     against = f"{origin} in floating point" if check.own else origin
     compared = f"{_exact(check.sqnr_db)}, cosine {cosine(check.cosine)}, against {against}"
@@ -111,8 +111,8 @@ MIDDLE = "25–75 %"
 """The column with the middle half of the samples. A narrow terminal drops it first."""
 
 SPARE = ("RAM MB", "p90", "load ms", "MSE", "speed")
-"""Columns that a narrow terminal drops, in this order. Before these it drops all figures of the task but the first, and
-after these the first, too. run.json and the report have everything."""
+"""Columns that a narrow terminal drops, in this order. Before these, it drops the figures of the task except the first,
+and after these, the first figure of the task. run.json and the report have everything."""
 
 
 def there(variants: Sequence[Variant]) -> list[Variant]:
@@ -138,7 +138,7 @@ def _latency_at(index: int, variant: Variant) -> str:
 
 
 def console_table(variants: Sequence[Variant], recommended: str | None = None, width: int = 100) -> Table:
-    """The table of the variants, a row each. Empty columns are left out.
+    """The table of the variants, with a row for each. Empty columns are left out.
 
     Args:
         variants: the variants of a run, or of a bench.
@@ -191,7 +191,7 @@ def console_table(variants: Sequence[Variant], recommended: str | None = None, w
 
 
 def trials_table(trials: Sequence[Trial]) -> Table:
-    """The methods of quantising that were tried, a row each."""
+    """The methods of quantising that were tried, with a row for each."""
     rows = [
         (t.method, exact(t.relative_error), decibel(t.sqnr_db), "yes" if t.kept else "no", plain(t.seconds))
         for t in trials
@@ -216,10 +216,10 @@ def chosen(layer: PlannedLayer) -> LayerOption:
 
 
 def plan_table(layers: Sequence[PlannedLayer], order: str = "network") -> Table:
-    """The plan, a layer a row.
+    """The plan, with a row for each layer.
 
     Args:
-        order: of :data:`LAYER_ORDERS`.
+        order: a name in :data:`LAYER_ORDERS`.
     """
     rows = [
         (layer.name, layer.type, layer.choice, plain(chosen(layer).ms), exact(chosen(layer).noise), layer.why)
@@ -227,7 +227,7 @@ def plan_table(layers: Sequence[PlannedLayer], order: str = "network") -> Table:
     ]
     table = _table(("layer", "type", "choice", "ms", "error", "why"), rows, left=3)
     table.columns[-1].justify = "left"
-    table.caption = "ms: of the layer alone. error: its part of the outputs' noise over signal. Both are predicted."
+    table.caption = "ms: the layer alone. error: its part of the outputs' noise over signal. Both are predicted."
     return table
 
 
@@ -238,7 +238,7 @@ def layer_table(layer: PlannedLayer) -> Table:
 
 
 def tuning_table(candidates: Sequence[Candidate]) -> Table:
-    """The candidates, a row each; those that lasted longest come first.
+    """The candidates, with a row for each. Those that stayed longest in the search come first.
 
     It shows ratios instead of times, because a turn is only comparable with the defaults in the same turn.
     """
@@ -256,7 +256,7 @@ def tuning_table(candidates: Sequence[Candidate]) -> Table:
 
 
 def profile_table(layers: Sequence[Mapping[str, Any]]) -> Table:
-    """The layers of a profile in the order of execution, a row each."""
+    """The layers of a profile in the order of execution, with a row for each."""
     rows = [
         (row["name"], row["type"], row["runs_on"], row["precision"] or NOTHING,
          NOTHING if row["bits"] is None else str(row["bits"]), plain(row["ms"]), percent(row["share"]))
@@ -276,9 +276,9 @@ def bisection_table(found: Bisection) -> Table:
         for check in found.layers
     ]  # fmt: skip
     table = _table(("layer", "type", "shape", "original", "made by", "its shape", "SQNR dB", ""), rows, left=6)
-    table.caption = "wrong: the layer is much noisier than what it reads"
+    table.caption = "wrong: the output of the layer is much noisier than its inputs"
     if not found.exact:
-        table.caption += ". The converter does not say which tensor a layer makes: it is the most similar of its size"
+        table.caption += ". The converter does not name a layer's tensor; the most similar one of its size is shown"
     return table
 
 
@@ -296,7 +296,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
 
 
 def comparison_table(found: Comparison) -> RenderableType:
-    """The errors of one model's outputs against another's, and of its layers where they are known."""
+    """The errors of one model's outputs against another's, and the errors of its layers, if known."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -319,7 +319,7 @@ def comparison_table(found: Comparison) -> RenderableType:
     layers.add_column("type", no_wrap=True)
     layers.add_column("SQNR dB", justify="right", no_wrap=True)
     for layer in found.layers:
-        # None here is an exact output or one of zeros only, so it is not called exact.
+        # None means an exact output or an output of zeros, so it is not called exact.
         layers.add_row(Text(layer.name), layer.type, NOTHING if layer.sqnr_db is None else decibel(layer.sqnr_db))
     return Group(*parts, "", layers)
 

@@ -17,13 +17,14 @@ WIDTH, HEIGHT = 148, 26
 DOWN, APART, BEND = 50, 20, 14  # distances of ranks, of layers in a rank, and of passing edges
 SWEEPS = 6
 MOST_BENDS = 20_000
-"""Edges that pass ranks bend around the layers there. In a network with more bends than this, they are straight."""
-_STIFF = 6.0  # weight of keeping passing edges straight, relative to edges between layers
+"""The largest number of bends. Edges that pass ranks bend around the layers there; with more bends, all edges are
+straight."""
+_STIFF = 6.0  # weight of straight passing edges, relative to edges between layers
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """The positions of everything in the drawing.
+    """The positions of the layers and the edges.
 
     Attributes:
         places: the centre of each layer.

@@ -10,7 +10,7 @@ from ..record.variant import FigureValue, Variant
 
 
 def task_figures(variants: Sequence[Variant]) -> list[FigureValue]:
-    """The figures of the task that some variant has, one of each name."""
+    """The figures of the task that some variant has, one for each name."""
     found = {figure.name: figure for v in variants if v.accuracy for figure in v.accuracy.task}
     return list(found.values())
 

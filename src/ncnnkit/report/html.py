@@ -1,4 +1,4 @@
-"""run.json -> report.html: one file that asks no network for anything."""
+"""Makes report.html from run.json: one file that loads nothing from a network."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from .pictures import ENLARGED
 from .ship import shipping
 
 GAINED = 10
-"""Fitted layers that are shown: those that gained most."""
+"""The number of fitted layers that are shown. These are the layers with the largest gain."""
 
 
 def write_report(run: Run, path: Path) -> None:
     """Write a run's report.
 
     Args:
-        run: what run.json holds, valid.
-        path: the .html file; appears when it is complete.
+        run: the valid content of run.json.
+        path: the .html file. It appears when it is complete.
 
     Raises:
         ToolError: jinja2 is not installed.
@@ -48,11 +48,13 @@ def write_report(run: Run, path: Path) -> None:
 
 
 def render(run: Run, folder: Path | None = None) -> str:
-    """The report as one HTML document. The same run gives the same bytes. Raises ToolError as :func:`write_report`.
+    """The report as one HTML document. The same run gives the same bytes.
+
+    Raises ToolError if jinja2 is not installed.
 
     Args:
-        run: what run.json holds, valid.
-        folder: the run folder, where the pictures are; those that are not there are left out.
+        run: the valid content of run.json.
+        folder: the run folder with the pictures. Missing pictures are left out.
     """
     import msgspec
 
@@ -60,7 +62,7 @@ def render(run: Run, folder: Path | None = None) -> str:
     from markupsafe import Markup
 
     def drawn(chart: Chart | None) -> Markup | None:
-        # Every text in it is escaped already.
+        # The chart has escaped all its texts.
         return Markup(chart.svg()) if chart else None
 
     filters: dict[str, Callable[..., Any]] = {
@@ -126,7 +128,7 @@ def render(run: Run, folder: Path | None = None) -> str:
 
 
 def page_environment() -> Any:
-    """What renders the templates beside this module. Raises ToolError where jinja2 is missing."""
+    """The jinja2 environment for the templates beside this module. Raises ToolError if jinja2 is not installed."""
     try:
         import jinja2
     except ImportError as error:
@@ -144,12 +146,12 @@ def page_environment() -> Any:
 
 
 def _remarks(run: Run) -> list[tuple[str, list[str]]]:
-    """Reasons and notes with the variants they belong to; what several share is said once."""
+    """(reason or note, names of its variants). A text that several variants share occurs once."""
     return list(shared(run.variants, lambda v: filter(None, [v.reason, *v.notes])).items())
 
 
 def _watched(variants: Sequence[Variant]) -> list[dict[str, Any]]:
-    """Of each variant what was seen while it was timed; nothing where nothing was seen of any."""
+    """The conditions of each variant during its timing, for the table; empty if there are none."""
 
     def highest(values: Iterable[float]) -> str:
         return formatting.plain(max(values, default=None))
@@ -197,24 +199,24 @@ def _gained(layers: Sequence[FittedLayer]) -> list[FittedLayer]:
 
 
 def _precisions(layers: Sequence[PlannedLayer]) -> list[tuple[str, int]]:
-    """How many layers have each choice, the most frequent first."""
+    """The number of layers with each choice, the most frequent first."""
     return Counter(layer.choice for layer in layers).most_common()
 
 
 def _sorted_by(value: float | None) -> str:
-    """What a cell is sorted by, as JavaScript reads a number; what is not known comes last."""
+    """The number by which a cell is sorted, as text for JavaScript. Unknown values come last."""
     return "" if value is None else f"{value:.4g}".replace("inf", "Infinity")
 
 
 def _decibels(value: float | None) -> str:
-    """An SQNR of which None is not known, and infinity is exact."""
+    """An SQNR as text. None is unknown, and infinity is exact."""
     if value is None:
         return formatting.NOTHING
     return "broken" if value == -math.inf else formatting.decibel(None if value == math.inf else value)
 
 
 def _show(value: Any) -> str:
-    """A field of a recipe in words."""
+    """A field of a recipe as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):

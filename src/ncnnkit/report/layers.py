@@ -1,4 +1,4 @@
-"""The layers of a network as the report shows them: one table for every precision, and the drawing it belongs to."""
+"""The layers of a network in the report: a table with the figures at every precision, and a drawing."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from ..record.variant import LayerError
 from .drawing import HEIGHT, WIDTH, draw, path
 
 NAMES = 21
-"""Letters of a layer's name that fit into its box."""
+"""The number of letters of a layer's name that fit into its box."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is known of one layer at one precision.
+    """The figures of one layer at one precision.
 
     Attributes:
-        ms: predicted time of the layer alone.
-        alone: SQNR of the network's outputs if this layer alone had the precision, dB; infinite for no error.
-        sqnr_db: SQNR of the layer's own output, with the errors of the layers before it, dB; infinite for no error.
+        ms: predicted time of the layer alone, ms.
+        alone: SQNR of the network's outputs if only this layer had the precision, dB; infinite for no error.
+        sqnr_db: SQNR of the layer's output, including the errors of the layers before it, dB; infinite for no error.
     """
 
     ms: float | None
@@ -41,9 +41,9 @@ class Row:
 
     Attributes:
         name, type, shape: see :class:`~ncnnkit.record.network.NetworkLayer`.
-        choice, why: its choice in the mixed model, and the reason; empty if there is none, or if the layer does not
-            compute.
-        cells: in the order of :attr:`LayerTable.precisions`.
+        choice, why: its choice in the mixed model, and the reason; empty if there is no plan, or if the layer computes
+            nothing.
+        cells: its figures, in the order of :attr:`LayerTable.precisions`.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Row:
 
 @dataclass(frozen=True)
 class LayerTable:
-    """All layers.
+    """The table of all layers.
 
     Attributes:
-        precisions: those that anything is known of.
-        first: the number of the one that is shown first.
+        precisions: the precisions with any figure.
+        first: the index of the precision that is shown first.
         rows: the layers, in order.
     """
 
@@ -70,7 +70,7 @@ class LayerTable:
 
 
 def layer_table(run: Run) -> LayerTable | None:
-    """Every layer of a run with its figures at every precision; None if no layer is known."""
+    """The layers of a run with their figures at every precision; None if no layer is known."""
     planned = {layer.name: layer for layer in run.plan.layers} if run.plan else {}
     errors = errors_of_precisions(run)
     known = {precision: {error.name: error for error in rows} for precision, rows in errors.items()}
@@ -78,7 +78,7 @@ def layer_table(run: Run) -> LayerTable | None:
     options = {option.choice for layer in planned.values() for option in layer.options}
     order = ["mixed", *(name for name in PRECISIONS if name != "mixed"), WINOGRAD]
     have = options | errors.keys() | ({"mixed"} if planned else set())
-    # A choice that is not in the table of precisions is one of a newer ncnnkit.
+    # A choice that is not in the table of precisions comes from a newer ncnnkit.
     precisions = [name for name in order if name in have] + sorted(have - set(order))
     if not layers or not precisions:
         return None
@@ -94,7 +94,7 @@ def layer_table(run: Run) -> LayerTable | None:
 
 
 def errors_of_precisions(run: Run) -> dict[str, list[LayerError]]:
-    """Precision -> the errors of the layers of its first variant that was compared layer by layer."""
+    """Precision -> the errors of the layers in the first variant with such errors."""
     found: dict[str, list[LayerError]] = {}
     for variant in run.variants:
         if variant.layers:
@@ -103,7 +103,7 @@ def errors_of_precisions(run: Run) -> dict[str, list[LayerError]]:
 
 
 def network_of(run: Run) -> list[NetworkLayer]:
-    """The layers of the network; those with any figure in a run.json that does not hold the network."""
+    """The layers of the network. If run.json does not have the network, the layers that have any figure."""
     if run.network:
         return run.network
     named = {layer.name: layer.type for layer in run.plan.layers} if run.plan else {}
@@ -130,11 +130,11 @@ def _decibel(noise: float | None) -> float | None:
 
 
 def drawing(layers: Sequence[NetworkLayer], choices: Mapping[str, str]) -> str:
-    """The network as an ``<svg>``; empty if nothing is known of what layers read.
+    """The network as an ``<svg>``; empty if the inputs of the layers are unknown.
 
     Args:
-        layers: of the network, in order.
-        choices: layer -> its precision, which gives it its colour.
+        layers: the layers of the network, in order.
+        choices: layer -> its precision, which sets its colour.
     """
     number = {layer.name: i for i, layer in enumerate(layers)}
     reads = [[n for name in layer.reads if (n := number.get(name, i)) < i] for i, layer in enumerate(layers)]
@@ -153,7 +153,7 @@ def drawing(layers: Sequence[NetworkLayer], choices: Mapping[str, str]) -> str:
 
 
 def _box(index: int, layer: NetworkLayer, choice: str | None, x: float, y: float) -> str:
-    """A layer of the drawing, about its centre."""
+    """A layer of the drawing, as an SVG group around its centre."""
     chosen = f' data-choice="{escape(choice)}"' if choice else ""
     return (
         f'<g data-layer="{index}" tabindex="0"{chosen} transform="translate({x - WIDTH / 2:.0f} {y - HEIGHT / 2:.0f})">'
@@ -163,12 +163,12 @@ def _box(index: int, layer: NetworkLayer, choice: str | None, x: float, y: float
 
 
 def _short(layer: NetworkLayer) -> str:
-    """What stands in a layer's box: the end of its name, by which it differs from others, or its type."""
+    """The text in a layer's box: its name, or the end of a long name, in which names differ most."""
     return layer.name if len(layer.name) <= NAMES else f"…{layer.name[-NAMES + 1 :]}"
 
 
 def details(layers: Sequence[NetworkLayer]) -> str:
-    """What a click on a layer shows, as JSON that can stand in a ``<script>``: no ``<`` is in it."""
+    """The details that a click on a layer shows, as JSON for a ``<script>``. It contains no ``<``."""
     rows: list[dict[str, Any]] = []
     for layer in layers:
         row: dict[str, Any] = {
@@ -197,5 +197,5 @@ def _bins(histogram: Histogram | None) -> list[Any] | None:
 
 
 def _few(value: float) -> float:
-    """Four digits: more of them would only make the page larger."""
+    """A value with four digits. More would only make the page larger."""
     return float(f"{value:.4g}")

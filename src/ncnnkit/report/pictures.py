@@ -1,4 +1,4 @@
-"""The samples on which a model differs most: both predictions drawn on what the network sees."""
+"""Draws the samples on which a model differs most from the original, with both predictions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MOST = 6
-"""Samples that are drawn of a model."""
+"""The number of samples that are drawn for a model."""
 MODELS = 8
-"""Models of which samples are drawn, so that the report stays small."""
+"""The number of models for which samples are drawn. It keeps the report small."""
 SIDE = 360
 """The longest side of one picture, pixels."""
 ENLARGED = 10
-"""What the difference of two images is multiplied by, to be seen."""
+"""The factor that makes the difference of two images visible."""
 _GAP = 6
 _QUALITY = 80
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000", "#f032e6")
@@ -46,17 +46,18 @@ def draw_worst(
     labels: Sequence[str],
     folder: Path,
 ) -> list[Picture]:
-    """Write a picture for each of the worst samples of some models: see :func:`panels`.
+    """Write a picture for each of the worst samples of some models; see :func:`panels`.
 
     Args:
-        task: of the network. Only boxes, maps of classes, images, texts and points are drawn.
-        measured: the outputs of each model, by its name, the most interesting first. Those of :data:`MODELS` are drawn.
-        reference: of the original.
-        samples: the inputs.
-        names: of the samples.
-        preprocess: that made the inputs from images; None: they are no images, and nothing is drawn.
+        task: the task of the network. Only boxes, maps of classes, images, texts and points are drawn.
+        measured: the outputs of each model by name, the most interesting first. The first :data:`MODELS` are drawn.
+        reference: the outputs of the original.
+        samples: the samples.
+        names: the names of the samples.
+        preprocess: the preprocessing that made the inputs from images. None if the inputs are not images; nothing is
+            drawn then.
         labels: class names; empty if there are none.
-        folder: gets the files.
+        folder: the folder for the files.
     """
     if preprocess is None or preprocess.channels not in (1, 3):
         return []
@@ -64,7 +65,7 @@ def draw_worst(
     for variant, outputs in list(measured.items())[:MODELS]:
         for severity, number in _worst(task, outputs, reference):
             ours, theirs = (task.predict(task.shaped(list(each[number]))) for each in (outputs, reference))
-            # Of several inputs, the first that is an image is shown.
+            # If there are several inputs, the first image is shown.
             seen = next((as_picture(each, preprocess) for each in samples[number] if _is_image(each, preprocess)), None)
             if seen is None:
                 return []
@@ -82,7 +83,7 @@ def draw_worst(
 
 
 def _worst(task: Task, outputs: Outputs, reference: Outputs) -> list[tuple[float, int]]:
-    """How wrong a model is on its worst samples, and their numbers, the worst first; none where they have no order."""
+    """(severity, index of the sample) for the worst samples, the worst first; empty if they have no order."""
     found: list[tuple[float, int]] = []
     for number, (ours, theirs) in enumerate(zip(outputs, reference)):
         row = task.compare(*(task.predict(task.shaped(list(each))) for each in (ours, theirs)))
@@ -94,12 +95,12 @@ def _worst(task: Task, outputs: Outputs, reference: Outputs) -> list[tuple[float
 
 
 def panels(task: Task, ours: Any, theirs: Any, seen: Image.Image, labels: Sequence[str]) -> list[Image.Image]:
-    """The original's prediction and a model's; of images also their difference, and of texts only what is read.
+    """Pictures of the original's and the model's prediction. Images: also their difference; texts: only the input.
 
     Args:
-        task: of the network.
+        task: the task of the network.
         ours, theirs: the predictions of the model and of the original.
-        seen: what the network sees.
+        seen: the input of the network as an image.
         labels: class names; empty if there are none.
     """
     if isinstance(task, Texts):
@@ -117,11 +118,11 @@ def _is_image(sample: NDArray[np.float32], preprocess: Preprocess) -> bool:
 
 
 def as_picture(sample: NDArray[np.float32], preprocess: Preprocess) -> Image.Image:
-    """What a network sees: the inverse of the arithmetic of its preprocessing.
+    """The input of a network as an image: the inverse of its normalisation.
 
     Args:
         sample: an input, (channels, height, width) or (height, width, channels).
-        preprocess: that made it.
+        preprocess: the preprocessing that made it.
     """
     from PIL import Image as Pillow
 
@@ -134,7 +135,7 @@ def as_picture(sample: NDArray[np.float32], preprocess: Preprocess) -> Image.Ima
 
 
 def draw(task: Task, prediction: Any, seen: Image.Image, labels: Sequence[str]) -> Image.Image:
-    """A prediction on what the network saw, at most :data:`SIDE` pixels high and wide."""
+    """A prediction drawn on the network's input, at most :data:`SIDE` pixels high and wide."""
     from PIL import Image as Pillow
 
     if isinstance(task, Images):
@@ -155,11 +156,11 @@ def draw(task: Task, prediction: Any, seen: Image.Image, labels: Sequence[str]) 
     return picture
 
 
-_LARGEST_PART = 2.0  # points that are nearer to 0 are parts of the image, not pixels
+_LARGEST_PART = 2.0  # points with coordinates up to this are fractions of the image, not pixels
 
 
 def _sized(picture: Image.Image, *, enlarge: bool = True) -> tuple[Image.Image, float]:
-    """A picture at most :data:`SIDE` pixels high and wide, and how much it was enlarged."""
+    """A picture at most :data:`SIDE` pixels high and wide, and the factor by which it was enlarged."""
     scale = SIDE / max(picture.size)
     scale = scale if enlarge else min(1.0, scale)
     return picture.resize([max(1, round(side * scale)) for side in picture.size]), scale
@@ -175,7 +176,7 @@ def _with_map(classes: NDArray[np.int64], seen: Image.Image) -> Image.Image:
 
 
 def _with_masks(picture: Image.Image, boxes: Boxes) -> Image.Image:
-    """Each mask in the colour of its class; the best one on top."""
+    """Draw each mask in the colour of its class, the one with the best score on top."""
     from PIL import Image as Pillow
     from PIL import ImageColor
 
@@ -185,7 +186,7 @@ def _with_masks(picture: Image.Image, boxes: Boxes) -> Image.Image:
     return picture
 
 
-_SHADE = 110  # of 255: how much a mask covers
+_SHADE = 110  # opacity of a mask, of 255
 
 
 def _add_boxes(picture: Image.Image, boxes: Boxes, scale: float, labels: Sequence[str]) -> None:

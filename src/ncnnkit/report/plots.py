@@ -10,17 +10,17 @@ from ..record.plan import FrontPoint, Plan
 from ..record.variant import LayerError, Variant
 from .chart import Chart, Line, Point, decades, linear, logarithmic
 
-FLOOR = 1e-12  # errors under it are drawn on it: a logarithmic axis has no zero
+FLOOR = 1e-12  # smaller errors are drawn here, because a logarithmic axis has no zero
 WORST = 5
 NAMED = 12
-"""Points that all have their names; of more, only those that no other beats."""
+"""The largest number of points that all get a label. If there are more, only points on the Pareto front get one."""
 
 
 def latency_against_error(variants: Sequence[Variant], recommended: str | None, limit: float | None) -> Chart | None:
-    """Latency (ms) across, 1 − cosine up, both logarithmic; None if no variant has both.
+    """1 − cosine against latency (ms), both on logarithmic axes; None if no variant has both.
 
     Args:
-        limit: the cosine that is required, for a dotted line; None: no cosine is.
+        limit: the required cosine, which is a dotted line; None if none is required.
     """
     measured = [
         (v, v.latency_ms.median, v.accuracy.cosine)
@@ -78,10 +78,10 @@ def along_the_network(errors: Mapping[str, Sequence[LayerError]], order: Sequenc
 
 
 def pareto_front(plan: Plan) -> Chart | None:
-    """Plans from the fastest to the most exact: predicted ms across, predicted noise up; the one taken is marked.
+    """Predicted noise against predicted latency of plans, with the chosen plan marked.
 
-    None if there are no plans. What was measured is a hollow point beside it. Noise of zero has no logarithm: it is
-    drawn a decade under the least other one, and so is one under :data:`FLOOR`. An infinite one is not drawn.
+    None if there are no plans. The measured values of the chosen plan are a hollow point. Zero noise has no logarithm,
+    so it is drawn a decade below the least other noise. So is noise below :data:`FLOOR`. Infinite noise is not drawn.
     """
     front = [(p.ms, p.noise, p) for p in plan.front if p.noise is not None]
     taken = [("the plan", plan.predicted_ms, plan.predicted_noise), ("measured", plan.measured_ms, plan.measured_noise)]
@@ -120,7 +120,7 @@ def pareto_front(plan: Plan) -> Chart | None:
 
 
 def worst(layers: Sequence[LayerError]) -> list[LayerError]:
-    """The :data:`WORST` layers of lowest SQNR, the worst first."""
+    """The :data:`WORST` layers with the lowest SQNR, the worst first."""
     figures = [(la.sqnr_db, la) for la in layers if la.sqnr_db is not None]
     return [la for _, la in sorted(figures, key=lambda pair: pair[0])[:WORST]]
 
@@ -131,7 +131,7 @@ def _front_hover(point: FrontPoint) -> str:
 
 
 def power_text(value: float) -> str:
-    """A tick of an axis of errors: a power of ten."""
+    """The text of a tick on an axis of errors: a power of ten."""
     return ("≤ " if value <= FLOOR else "") + typeset(f"{value:.0e}").removeprefix("1·")
 
 

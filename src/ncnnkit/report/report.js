@@ -1,10 +1,10 @@
 "use strict";
-// Sorts tables, moves the drawing of the network, and shows what is known of a layer. Without it the page is complete
-// but for the histograms. Names of layers come from a file: they are text, never markup.
+// Sorts tables, moves the drawing of the network, and shows the details of a layer. Without this script, only the
+// histograms are missing from the page. Names of layers come from a file, so they are inserted as text, never as markup.
 (() => {
   const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
 
-  // ---- Sorting: a click on a heading, and a second one the other way round.
+  // ---- Sorting: a click on a heading sorts, and a second click reverses the order.
   const value = (row, column) => {
     const cell = row.cells[column];
     const text = cell ? cell.dataset.v ?? cell.textContent.trim() : "";
@@ -38,7 +38,7 @@
     });
   }
 
-  // ---- A print shows everything.
+  // ---- A print opens all sections.
   let closed = [];
   addEventListener("beforeprint", () => {
     closed = all("details:not([open])");
@@ -46,7 +46,7 @@
   });
   addEventListener("afterprint", () => closed.forEach((each) => (each.open = false)));
 
-  // ---- The precision whose figures the table of layers shows.
+  // ---- The selected precision of the table of layers.
   const table = document.querySelector("table.layers");
   const choice = document.querySelector("#layer-precision");
   if (table && choice) choice.addEventListener("change", () => (table.dataset.shown = choice.value));
@@ -70,7 +70,7 @@
   };
   const start = () => {
     const [width] = svg.dataset.size.split(" ").map(Number);
-    // The top of the network at a size that can be read; the buttons show the rest.
+    // Show the top of the network at a readable size. The buttons show the rest.
     view.w = Math.max(Math.min(width + 40, 1100), svg.getBoundingClientRect().width * 0.9);
     view.h = view.w * shape();
     view.x = (width - view.w) / 2;
@@ -103,7 +103,7 @@
       else zoom(Number(button.dataset.zoom));
     }));
     svg.addEventListener("wheel", (event) => {
-      // The page scrolls as always; with Ctrl, or two fingers that spread, the drawing zooms.
+      // The wheel scrolls the page. With Ctrl, or with two fingers, it zooms the drawing.
       if (!event.ctrlKey) return;
       event.preventDefault();
       zoom(event.deltaY > 0 ? 1.15 : 1 / 1.15, ...at(event));
@@ -168,7 +168,7 @@
       return node;
     };
     const drawn = made("svg", { class: "histogram", viewBox: "-8 -16 316 136", role: "img", "aria-label": title }, figure);
-    // Roots: a few bins have nearly all values, and the others are what clipping is about.
+    // Square roots, because a few bins have nearly all values, and clipping concerns the others.
     const most = Math.sqrt(Math.max(...counts, 1));
     const width = (high - low) / counts.length;
     counts.forEach((count, i) => {

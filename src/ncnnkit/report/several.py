@@ -1,4 +1,4 @@
-"""Several runs on one page: comparison.html."""
+"""Makes comparison.html, a page that compares several runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .plots import FLOOR, power_text
 
 @dataclass(frozen=True)
 class NamedRun:
-    """A run, and what the page calls it."""
+    """A run with its name on the page."""
 
     name: str
     run: Run
@@ -30,8 +30,8 @@ class Table:
     """One measure of all variants.
 
     Attributes:
-        measure: which.
-        rows: variant -> for each run what changed from the first.
+        measure: the measure.
+        rows: variant -> for each run, the change from the first run.
     """
 
     measure: Measure
@@ -42,8 +42,8 @@ def write_comparison(runs: Sequence[NamedRun], path: Path) -> None:
     """Write a page that compares runs with the first of them.
 
     Args:
-        runs: two or more.
-        path: the .html file; appears when it is complete.
+        runs: at least two runs.
+        path: the .html file. It appears when it is complete.
 
     Raises:
         ToolError: jinja2 is not installed.
@@ -92,7 +92,7 @@ def tables(runs: Sequence[NamedRun]) -> list[Table]:
 
 
 def tradeoff(runs: Sequence[NamedRun]) -> Chart | None:
-    """Latency across and 1 − cosine up, both logarithmic, of every variant of every run; None if there is none."""
+    """1 − cosine against latency of all variants of all runs, on logarithmic axes; None if no variant has both."""
     found = [
         (number, each, v, v.latency_ms.median, max(FLOOR, 1 - v.accuracy.cosine), v.accuracy.cosine)
         for number, each in enumerate(runs)

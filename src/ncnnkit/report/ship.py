@@ -1,5 +1,7 @@
-"""What to ship of a run: files, how a program loads them, and how to prove that it does. The terminal and the report
-both print it."""
+"""The files of a run to ship, the lines with which a program loads them, and the commands that test it.
+
+The terminal and the report show this.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,19 @@ from ..record.variant import Variant
 
 @dataclass(frozen=True)
 class Shipping:
-    """What to ship of a variant.
+    """The files of a variant to ship, and how to load them.
 
     Attributes:
-        variant: its name.
+        variant: the name of the variant.
         files: the names of its files.
-        sha256: file -> its SHA-256; what is not known is absent.
-        size: of the files together, MB.
+        sha256: file -> its SHA-256 in hexadecimal; files without a known hash are absent.
+        size: the total size of the files, MB.
         options: the fields of ``ncnn::Net::opt`` that must be set before loading.
         inputs, outputs: names of the blobs of the network.
-        ncnn: the version of ncnn that it was measured with.
-        where: the device that it was measured on.
-        folder: the run folder, for the commands.
-        device: as ``--on`` takes it; empty for this machine.
+        ncnn: the version of ncnn with which it was measured.
+        where: the device on which it was measured.
+        folder: the run folder, as the commands name it.
+        device: the device in the form that ``--on`` takes; empty for this machine.
     """
 
     variant: str
@@ -96,7 +98,7 @@ class Shipping:
         return ", ".join(f"opt.{name} = {str(value).lower()}" for name, value in self.options.items())
 
     def text(self) -> str:
-        """For a terminal."""
+        """The text for a terminal."""
         rows = [
             ("ship", f"{' and '.join(self.files)} ({self.size} MB)"),
             ("load with", f"{self.loading}; ncnn {self.ncnn} or newer"),
@@ -107,7 +109,7 @@ class Shipping:
 
 
 def shipping(run: Run, folder: str) -> Shipping | None:
-    """What to ship of a run; None if nothing is recommended.
+    """The files to ship of a run's recommended variant; None if nothing is recommended.
 
     Args:
         folder: the run folder, as commands name it.
@@ -133,16 +135,16 @@ def shipping(run: Run, folder: str) -> Shipping | None:
 
 
 def _options(variant: Variant) -> dict[str, int | bool]:
-    """Every option of ncnn that a variant was measured with."""
+    """All options of ncnn with which a variant was measured."""
     gpu = {"use_vulkan_compute": variant.backend == "vulkan"}
     return {"num_threads": variant.threads, **gpu, **PRECISIONS[variant.precision].options}
 
 
 def _numbered(noun: str, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Names of blobs, each with the name of its variable in the lines."""
+    """(name of a blob, name of its variable in the lines)."""
     return [(name, noun if len(names) == 1 else f"{noun}{i}") for i, name in enumerate(names)]
 
 
 def _quoted(name: str) -> str:
-    """A name as C++ and Python write it."""
+    """A name as a string literal of C++ and Python."""
     return json.dumps(name)

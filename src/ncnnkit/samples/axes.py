@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 IMAGE_CHANNELS = (1, 3, 4)
-"""How many channels an image can have: grey, red-green-blue, and these with alpha."""
+"""The possible numbers of channels of an image: grey, red-green-blue, and red-green-blue with alpha."""
 
 
 @dataclass(frozen=True)

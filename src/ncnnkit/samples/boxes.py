@@ -60,13 +60,13 @@ class LabelledBoxes:
             shape: (height, width) of a grid that covers the network's input.
 
         Raises:
-            ImageError: an object has no outline, or see :meth:`Outline.mask`.
+            ImageError: an object has no outline, or :meth:`Outline.mask` fails.
         """
         found = np.zeros((len(self.labels), *shape), bool)
         for mask, outline in zip(found, self.outlines):
             if outline is None:
-                hint = "label the outlines of all objects; or --task detection, which compares the boxes"
-                raise ImageError("a labelled object has a box and no outline", hint=hint)
+                hint = "label the outlines of all objects, or use --task detection, which compares the boxes"
+                raise ImageError("a labelled object has a box but no outline", hint=hint)
             mask[:] = outline.mask(self.placement, shape)
         return found
 
@@ -84,7 +84,7 @@ def read_boxes(
         names: the names of the images, as ``ImageSet.names``.
         placements: the position of each image in the network's input.
         classes: class names, in which COCO's categories and VOC's names are looked up. Without them, COCO's categories
-                are numbered in the order of their ids, and VOC's files cannot be read.
+            are numbered in the order of their ids, and VOC's files cannot be read.
         posed: whether keypoints follow the box in a line of YOLO's format. Otherwise further numbers are a segment.
 
     Raises:
@@ -93,11 +93,11 @@ def read_boxes(
     path = Path(path)
     placed = [each for each in placements if each is not None]
     if len(placed) < len(names):
-        raise ImageError("labelled boxes need images, and some samples are arrays", where=str(path))
+        raise ImageError("labelled boxes need images, but some samples are arrays", where=str(path))
     known = {name.casefold(): index for index, name in enumerate(classes or ())}
     found = _coco(path, names, known) if path.suffix.lower() == ".json" else _folder(path, names, placed, known, posed)
     if not any(found):
-        raise ImageError("labels no box of these images", where=str(path), hint=f"the first image is {names[0]}")
+        raise ImageError("has no box for any of these images", where=str(path), hint=f"the first image is {names[0]}")
     most = max(each.label for rows in found for each in rows)
     if classes and most >= len(classes):
         raise ImageError(f"class {most} is out of range (0 to {len(classes) - 1})", where=str(path))
@@ -112,7 +112,7 @@ def _in_input(rows: Found, placement: Placement) -> LabelledBoxes:
 
 
 def _coco(path: Path, names: Sequence[str], known: Mapping[str, int]) -> list[Found]:
-    """https://cocodataset.org/#format-data"""
+    """Read COCO's format: https://cocodataset.org/#format-data."""
     try:
         content = json.loads("\n".join(text_lines(path)))
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
@@ -126,7 +126,7 @@ def _coco(path: Path, names: Sequence[str], known: Mapping[str, int]) -> list[Fo
                 outline = Outline.of_coco(each.get("segmentation"))
                 boxes[files[each["image_id"]]].append(LabelledObject(box, label, outline))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ImageError(f"is no file of COCO's format: {type(error).__name__}: {error}", where=str(path)) from None
+        raise ImageError(f"is not in COCO's format: {type(error).__name__}: {error}", where=str(path)) from None
     unknown = {c["id"]: c["name"] for c in numbers if labels[c["id"]] < 0}
     if unknown and any(one.label < 0 for rows in boxes.values() for one in rows):
         raise ImageError(f"the network has no class {next(iter(unknown.values()))!r}", where=str(path))
@@ -143,8 +143,10 @@ def _folder(
 
 
 def _yolo(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bool) -> Found:
-    """Lines ``class x y width height``, the box's centre and size in parts of the image, or ``class x1 y1 x2 y2 …``, a
-    segment of three or more points. With ``posed``, keypoints follow the box, and are not read.
+    """Read a file of YOLO's format.
+
+    A line is ``class x y width height``, with the box's centre and size as fractions of the image, or ``class x1 y1 x2
+    y2 …``, a segment of three or more points. With ``posed``, keypoints follow the box; they are not read.
 
     Source: Ultralytics' documentation of data sets.
     """
@@ -174,7 +176,7 @@ def _yolo(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bo
 
 
 def _voc(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bool) -> Found:
-    """``object`` elements with a ``name`` and a ``bndbox``. Pixels are counted from 1."""
+    """Read a file of Pascal VOC's format: ``object`` elements with ``name`` and ``bndbox``, pixels counted from 1."""
     rows: Found = []
     try:
         for each in ElementTree.fromstring("\n".join(text_lines(file))).iter("object"):
@@ -184,7 +186,7 @@ def _voc(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: boo
                 raise ImageError(f"the network has no class {name!r}", where=str(file))
             rows.append(LabelledObject((left - 1, top - 1, right, bottom), known[name.casefold()]))
     except (ElementTree.ParseError, ValueError) as error:
-        raise ImageError(f"is no file of Pascal VOC's format: {error}", where=str(file)) from None
+        raise ImageError(f"is not in Pascal VOC's format: {error}", where=str(file)) from None
     return rows
 
 

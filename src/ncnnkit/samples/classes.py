@@ -20,19 +20,19 @@ def read_classes(path: str | Path, names: Sequence[str], classes: Sequence[str] 
     """The labelled class of each image.
 
     Args:
-        path: a text file. Either a line per image, ``file name<space, tab or comma>class`` (in any order; lines about
-                other files are ignored), or one class index per line, in the order of ``names``.
+        path: a text file. It has either a line per image, ``file name<space, tab or comma>class`` (in any order; lines
+            about other files are ignored), or one class index per line, in the order of ``names``.
         names: the names of the images, as ``ImageSet.names``. A line may have the bare file name if it is unique.
-        classes: class names, so that a line may have the name of a class. Otherwise it must be an index. If names are
-            numbers, such as the digits "1, 2, …, 9, 0", a number that is one class as an index and another as a name is
-            refused; a number in quotes is a name.
+        classes: class names. A line may then have the name of a class, otherwise it must have an index. If names are
+            numbers, such as the digits "1, 2, …, 9, 0", a number is refused if it means one class as an index and
+            another as a name. A number in quotes is a name.
 
     Returns:
         int64 array (N,) of class indices.
 
     Raises:
-        ImageError: with the line number: a class that does not exist, an image named twice with different classes, or
-            a file that is about other images; an image without a label.
+        ImageError: a class does not exist, an image has two classes, the file names no image of the set, or an image
+            has no label. The error gives the line number.
     """
     path = Path(path)
     lines = [(number, line.strip()) for number, line in enumerate(text_lines(path), 1) if line.strip()]

@@ -1,4 +1,4 @@
-"""Finds what looks wrong about the input tensors of a network: implausible preprocessing."""
+"""Finds signs of wrong preprocessing in the input tensors of a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NCNN_NORM = 0.05  # a smaller std is one of ncnn's norm values, such as 0.017 = 
 
 
 def preprocessing_doubts(samples: Samples, inputs: Sequence[InputSpec], preprocess: Preprocess | None) -> list[str]:
-    """Sentences on what looks wrong, why, and what to change; empty if nothing does.
+    """Sentences on what looks wrong, why, and what to change; empty if nothing looks wrong.
 
     Args:
         samples: the input tensors; the first 32 are examined.
@@ -45,7 +45,7 @@ def _about(values: NDArray[np.float32], name: str, preprocess: Preprocess | None
     low, high = float(values.min()), float(values.max())
     span = high - low
     if len(values) > 1 and float(np.max(np.abs(values - values[0]))) <= ALIKE * span:
-        yield f"{name}: the first {len(values)} samples are all alike; errors measured on them say nothing"
+        yield f"{name}: the first {len(values)} samples are all alike; errors measured on them are not meaningful"
     cause = _cause(preprocess)
     if cause:
         yield f"{name}: its values lie from {plain(low)} to {plain(high)}: {cause}"
@@ -72,19 +72,19 @@ def _cause(preprocess: Preprocess | None) -> str:
     if preprocess.divisor > 1 and max(map(abs, preprocess.mean)) > white:
         mean = ", ".join(map(plain, preprocess.mean))
         return (
-            f"the mean {mean} is one of pixels from 0 to 255, but pixels are divided by {plain(preprocess.divisor)} "
+            f"the mean {mean} belongs to pixels from 0 to 255, but pixels are divided by {plain(preprocess.divisor)} "
             "first; give --divisor 1, or a mean between 0 and 1"
         )
     if preprocess.divisor > 1 and max(map(abs, preprocess.std)) > max(1.0, white / NARROW):
         std = ", ".join(map(plain, preprocess.std))
         return (
-            f"the std {std} is one of pixels from 0 to 255, but pixels are divided by {plain(preprocess.divisor)} "
+            f"the std {std} belongs to pixels from 0 to 255, but pixels are divided by {plain(preprocess.divisor)} "
             "first; give --divisor 1, or a std between 0 and 1"
         )
     if max(map(abs, preprocess.std)) < NCNN_NORM:
         std, inverse = (", ".join(map(plain, row)) for row in (preprocess.std, [1 / s for s in preprocess.std]))
         return (
-            f"the std {std} looks like a norm of ncnn, which is multiplied; tensors are divided by std: "
+            f"the std {std} looks like a norm value of ncnn, a factor; std is a divisor: "
             f"give --std {inverse} and --divisor 1"
         )
     return ""
@@ -96,5 +96,5 @@ def copies_said(copies: Sequence[tuple[str, str]]) -> list[str]:
         return []
     name, of = copies[0]
     count = "one sample was" if len(copies) == 1 else f"{len(copies)} samples were"
-    example = f"{name} is named twice" if name == of else f"{name} holds what {of} holds"
+    example = f"{name} is named twice" if name == of else f"{name} has the same content as {of}"
     return [f"{count} dropped as {'a copy of another' if len(copies) == 1 else 'copies of others'}: {example}"]

@@ -6,7 +6,7 @@ import csv
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -43,6 +43,7 @@ Sources = str | Mapping[str, str]
 
 _ARRAY_SUFFIXES = (".npy", ".npz")
 _LIST, _TABLE = ".txt", ".csv"
+_LONGEST_SHOWN = 200  # characters of a name in an error
 
 T = TypeVar("T")
 
@@ -77,8 +78,8 @@ def open_images(
               relative to the list) of images, recordings (``.wav``), or ``.npy``/``.npz`` files of one sample each;
             - one such file. The array of a ``.npy``, and the arrays of a ``.npz`` (one for each input name), may also
               have the shape (N, ...);
-            - a table (``.csv``) with a column for each input: input names in the first line, then the paths of a sample
-              in each line, relative to the table;
+            - a table (``.csv``) with a column for each input: input names in the first line, then one line with the
+              paths for each sample, relative to the table;
             - a mapping from each input's name to its own source. Folders are matched by the names of their files
               without the extension, other sources by order. A single file is used for every sample.
         preprocess: how images become tensors. The name of a preset (see :func:`ncnnkit.preset`) is scaled to the size
@@ -153,13 +154,13 @@ def find_files(
     *,
     where: str,
 ) -> ImageSet:
-    """The samples of files in the given order, as those of a list file; otherwise as :func:`find_images`.
+    """Like :func:`find_images`, for files in the given order, such as those of a list file.
 
     Args:
         where: the name of the set of files, for errors.
     """
     inputs = tuple(inputs)
-    missing = next((file for file in files if not Path(file).is_file()), None)
+    missing = next((file for file in files if not os.path.isfile(file)), None)
     if missing is not None:
         raise ImageError(f"no such file: {missing}", where=where)
     look = _Looker.into(Path(), inputs, completed(preprocess, inputs), where)
@@ -171,7 +172,7 @@ def _is_list(source: Path) -> bool:
 
 
 Found = list[Item] | str
-"""The samples of a file, or why it cannot be used."""
+"""The samples of a file, or the reason why it cannot be used."""
 
 
 def _walked(
@@ -182,7 +183,7 @@ def _walked(
     where: str,
     progress: Progress | None,
 ) -> ImageSet:
-    """The samples that ``look`` finds in the entries, which have names."""
+    """The samples that ``look`` finds in the named entries."""
     items: list[Item] = []
     skipped: list[tuple[str, str]] = []
     with warnings.catch_warnings():
@@ -241,7 +242,7 @@ class _Looker:
         found = _look_at_image(path, self.preprocess, image_input(self.inputs), self.misfit)
         if isinstance(found, str):
             return found
-        assert self.preprocess is not None  # else it would not fit
+        assert self.preprocess is not None  # otherwise it would not fit
         tiles = range(len(found)) if isinstance(self.preprocess.crop, Tiles) else [None]
         return [Picture(name, self.folder, self.preprocess, tile) for tile in tiles]
 
@@ -263,7 +264,7 @@ class _Looker:
             return reason(error)
         channels = spec.size // spec.shape[-1]
         if recording.channels != channels:
-            return f"has {counted(recording.channels, 'channel')}, and input {spec.name!r} takes {channels}"
+            return f"has {counted(recording.channels, 'channel')}, but input {spec.name!r} takes {channels}"
         if not recording.samples:
             return "contains no samples"
         count = windows(recording.samples, spec.shape[-1])
@@ -355,7 +356,7 @@ def _table(
     source: Path, preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], progress: Progress | None
 ) -> ImageSet:
     """The samples of a table: a column of paths for each input."""
-    rows = list(csv.reader(text_lines(source)))
+    rows = [row for _, row in csv_rows(source)]
     header = [cell.strip() for cell in rows[0]] if rows else []
     names = [spec.name for spec in inputs]
     missing = [name for name in names if header.count(name) != 1]
@@ -367,8 +368,8 @@ def _table(
     for number, cells in lines:
         for name, column in zip(names, columns):
             cell = cells[column] if column < len(cells) else ""
-            if not cell or not (source.parent / cell).is_file():
-                what = f"no such file: {cell}" if cell else "a cell is empty"
+            if not cell or not os.path.isfile(source.parent / cell):
+                what = f"no such file: {cell[:_LONGEST_SHOWN]}" if cell else "a cell is empty"
                 raise ImageError(f"{what} (column {name})", where=f"{source}:{number}")
     if not lines:
         raise ImageError("contains no samples", where=str(source))
@@ -410,7 +411,7 @@ def _folder(root: Path) -> list[str]:
             folders.clear()
             continue
         seen.add(real)
-        # In order, so that of two names of a folder always the first counts.
+        # Sorted, so that a folder with two names is always found under the first one.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         within = Path(folder).relative_to(root).as_posix()
         prefix = "" if within == "." else f"{within}/"
@@ -424,8 +425,8 @@ def _listed(source: Path) -> list[str]:
     for number, line in enumerate(text_lines(source), 1):
         name = line.strip()
         if name:
-            if not (source.parent / name).is_file():
-                raise ImageError(f"no such file: {name}", where=f"{source}:{number}")
+            if not os.path.isfile(source.parent / name):  # Path.is_file fails for a name that is too long
+                raise ImageError(f"no such file: {name[:_LONGEST_SHOWN]}", where=f"{source}:{number}")
             files.append(name)
     return files
 
@@ -438,14 +439,14 @@ def files_of(folder: Path, names: Sequence[str], endings: Collection[str]) -> li
         names: the names of the samples.
         endings: the extensions, the preferred ones first.
     """
-    stems = [_stem(name) for name in names]  # also for a tile or window, whose number follows the extension
+    stems = [_stem(name) for name in names]  # also for a tile or window, where a number follows the extension
     last = [PurePosixPath(stem).name for stem in stems]
     folders = Counter(name for _, name in {*zip(stems, last)})
     found: list[Path | None] = []
     for stem, name in zip(stems, last):
         places = [folder / stem, *([folder / name] if folders[name] == 1 else [])]
         files = (place.parent / (place.name + end) for place in places for end in endings)
-        found.append(next((file for file in files if file.is_file()), None))
+        found.append(next((file for file in files if os.path.isfile(file)), None))
     return found
 
 
@@ -461,6 +462,16 @@ def text_lines(path: Path) -> list[str]:
         return text.splitlines()
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, cells) of the rows of a .csv file. Raises ImageError."""
+    reader = csv.reader(text_lines(path))
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ImageError(f"is not a table: {error}", where=f"{path}:{reader.line_num}") from None
 
 
 def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], where: str) -> ImageError | None:
@@ -482,7 +493,7 @@ def _misfit(preprocess: Preprocess | None, inputs: tuple[InputSpec, ...], where:
     if shape == spec.shape:
         return None
     return ImageError(
-        f"preprocessing gives {times(shape)}, input {spec.name!r} takes {times(spec.shape)}",
+        f"preprocessing gives {times(shape)}, but input {spec.name!r} takes {times(spec.shape)}",
         where=where,
         hint="change the shape, or resize and crop, or give a preset by its name, which is scaled to the input",
     )

@@ -27,7 +27,7 @@ HINT = "give arrays (N, …), or an iterable of arrays or batches such as a Data
 
 
 def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -> Samples:
-    """Samples for a network, from any form in which a caller may give them.
+    """The samples for a network, from any form that a caller may give.
 
     Args:
         given: one of
@@ -47,7 +47,7 @@ def as_samples(given: Any, graph: Graph, preprocess: Preprocess | None = None) -
         preprocess: how images become tensors; used for paths only.
 
     Raises:
-        ImageError: nothing is given, or what is given does not fit the network's inputs.
+        ImageError: there are no samples, or they do not fit the network's inputs.
 
     Example:
         >>> loader = torch.utils.data.DataLoader(dataset, batch_size=32)  # doctest: +SKIP
@@ -93,19 +93,18 @@ def find_samples(
             - arrays, or an iterable of arrays or batches, as :func:`as_samples` takes them. Like those of a ``.npy``
               file, they are fed to the network as they are, unless ``preprocess.arrays`` says that they are normalised.
         preprocess: how images become tensors.
-        inputs: of the network.
-        progress: called with (files or batches done, their number, or 0 if unknown).
+        inputs: the inputs of the network. progress: called with (files or batches done, their number, or 0 if unknown).
         name: the name of the samples of an array in errors and reports.
 
     Raises:
-        ImageError: nothing is given, or what is given does not fit the network's inputs.
+        ImageError: there are no samples, or they do not fit the network's inputs.
     """
     inputs = tuple(inputs)
     if is_named(given):
         return find_images(given, preprocess, inputs, progress)
     if isinstance(given, ImageSet):
         hint = "give the path that they were opened from; preset and preprocess say how images become tensors"
-        raise ImageError("samples that are opened already are not taken", where=name, hint=hint)
+        raise ImageError("a run does not take samples that are already opened", where=name, hint=hint)
     if isinstance(given, list | tuple) and given and all(isinstance(each, str | PathLike) for each in given):
         return find_files([fspath(each) for each in given], preprocess, inputs, progress, where=name)
     try:
@@ -189,7 +188,7 @@ def _column(given: Any, spec: InputSpec, where: str) -> NDArray[Any]:
     if array.dtype.kind not in "fiub":
         raise ImageError(f"an array contains {array.dtype}, not numbers", where=where)
     array = spec.turned(array)
-    if array.shape == spec.original:  # the original has no batch axis, or more axes than a blob of ncnn
+    if array.shape == spec.original:  # the original has no batch axis, or more axes than an ncnn blob
         array = array.reshape(1, *spec.shape)
     if spec.shape and array.shape == spec.shape:
         array = array[None]

@@ -1,4 +1,4 @@
-"""A set of samples: finds which are usable, chooses samples, and finds duplicates."""
+"""A set of samples. It finds the usable samples, chooses samples, and finds duplicates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ImageSet:
         items: the samples, sorted by name.
         skipped: (name, reason) of the files that are not usable samples.
         copies: (name, name of the sample with the same content) of the samples that were dropped as duplicates.
-        left_out: how many samples :meth:`checked` did not choose.
+        left_out: the number of samples that :meth:`checked` did not choose.
     """
 
     inputs: tuple[InputSpec, ...]
@@ -120,11 +120,11 @@ class ImageSet:
         return replace(self, inputs=inputs, items=tuple(items))
 
     def split(self, every: int = 5) -> tuple[ImageSet, ImageSet]:
-        """(calibration, evaluation): every ``every``-th sample, or image with all its tiles, is held out for
+        """(calibration, evaluation). Every ``every``-th sample, or image with all its tiles, is held out for
         evaluation.
 
         Raises:
-            ImageError: there are fewer than that.
+            ImageError: there are too few samples to hold one out.
         """
         files = {file: i for i, file in enumerate(dict.fromkeys(item.file for item in self.items))}
         if len(files) < every:
@@ -154,7 +154,7 @@ class ImageSet:
             progress: called with (samples checked, samples to check).
 
         Raises:
-            ImageError: none can be decoded.
+            ImageError: no sample can be decoded.
         """
         wanted = len(self) if at_most is None else min(at_most, len(self))
         next_ones = evenly(len(self), wanted)
@@ -179,10 +179,9 @@ class ImageSet:
 
 
 def apart(calibration: ImageSet, evaluation: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Two distinct sets without common content. Common samples are removed from the larger set, and added to
-    ``copies``.
+    """Two distinct sets. Common samples are removed from the larger set, and added to ``copies``.
 
-    On images that int8 was calibrated with, errors are smaller than on others.
+    This matters because errors on images with which int8 was calibrated are smaller than on others.
 
     Raises:
         ImageError: one of the sets would be empty.

@@ -1,4 +1,4 @@
-"""The samples of a set. An item knows its source, and is read when it is needed."""
+"""The samples of a set. An item stores where its data is, and is read when it is needed."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class Picture:
 
     Attributes:
         file: its name within ``folder``.
-        tile: which of the tiles that ``preprocess`` cuts the image into; None if it does not.
+        tile: the index of the tile, if ``preprocess`` cuts the image into tiles; otherwise None.
     """
 
     file: str
@@ -205,7 +205,7 @@ class Picture:
                 # JPEG decodes to an eighth of its size several times faster, and this also detects truncated files.
                 image.draft(None, (1, 1))
                 image.load()
-        except Exception as error:  # whatever a decoder trips over in a damaged file: it is skipped and counted
+        except Exception as error:  # decoders raise any exception for damaged files; the file is skipped and counted
             return reason(error)
         return None
 
@@ -259,7 +259,7 @@ class Row(_NoImage):
         source: the name of the file, or of the argument with the arrays.
         arrays: (N, …) for each network input, in memory or in files.
         index: the index of the row.
-        preprocess: says whether values are normalised; None: they are not.
+        preprocess: tells whether values are normalised; None if they are not.
     """
 
     source: str
@@ -416,7 +416,7 @@ def array_sample(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]
 
 
 def _as_fed(arrays: Sequence[NDArray[Any]], preprocess: Preprocess | None) -> Sample:
-    """A sample's arrays in the form that the network gets."""
+    """A sample's arrays in the form that the network reads."""
     with np.errstate(over="ignore"):  # overflow gives infinity, which is refused when the sample is read
         if preprocess is not None and len(arrays) == 1:
             return (preprocess.apply_to_array(arrays[0]),)

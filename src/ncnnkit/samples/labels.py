@@ -56,7 +56,7 @@ class Labels:
     Attributes:
         kind: a key of :data:`KINDS`.
         values: the label of each sample.
-        path: the file or folder that they are read from.
+        path: the file or folder from which they are read.
     """
 
     kind: str
@@ -68,7 +68,7 @@ class Labels:
         return replace(self, values=[self.values[index] for index in indices])
 
     def in_words(self) -> str:
-        """What was read: ``boxes of 12 samples, from val/instances.json``."""
+        """A description such as ``boxes of 12 samples, from val/instances.json``."""
         return f"{self.kind} of {counted(len(self.values), 'sample')}, from {self.path}"
 
 
@@ -81,8 +81,7 @@ def read_labels(
     Args:
         path: a file or folder.
         samples: the samples.
-        kind: the kind of labels that the network can be compared with, a key of :data:`KINDS`; empty: it follows from
-            the files.
+        kind: the kind of labels for the network's task, a key of :data:`KINDS`; empty to choose it by the files.
         names: the names of the network's classes, if known.
         preprocess: how the images are prepared.
         posed: whether the network finds keypoints; see :func:`~ncnnkit.samples.boxes.read_boxes`.
@@ -97,7 +96,7 @@ def read_labels(
         expected = KINDS[kind].expects if kind else "; ".join(f"{each}: {row.expects}" for each, row in KINDS.items())
         found = "a folder with files " + ", ".join(sorted(forms)) if path.is_dir() else next(iter(forms))
         found = found if forms else "an empty folder"
-        raise ImageError(f"is {found}, which holds no {kind or 'labels'}", where=str(path), hint=f"give {expected}")
+        raise ImageError(f"is {found}, which contains no {kind or 'labels'}", where=str(path), hint=f"give {expected}")
     kind = kind or fitting[0]
     placements = [samples.placement(index) for index in range(len(samples))] if kind in ("boxes", "pictures") else []
     values: Sequence[Any]

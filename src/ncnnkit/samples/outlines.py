@@ -22,7 +22,7 @@ class Outline:
 
     Attributes:
         polygons: float64 (N, 2) each: x, y in pixels of the image.
-        runs: COCO's run-length encoding: ``size``, (height, width) of the image, and ``counts``, a list or a string.
+        runs: COCO's run-length encoding: ``size``, (height, width) of the image, and ``counts``, a list.
     """
 
     polygons: tuple[NDArray[np.float64], ...] = ()
@@ -40,10 +40,10 @@ class Outline:
         if isinstance(found, Mapping):
             height, width = map(int, found["size"])
             counts = found["counts"]
-            if not isinstance(counts, str):
-                counts = [int(count) for count in counts]
-                if min(counts, default=0) < 0 or sum(counts) != height * width:
-                    raise ValueError("run lengths that do not cover the image")
+            counts = unpacked(counts) if isinstance(counts, str) else [int(count) for count in counts]
+            # pycocotools trusts them, and would write beyond the image.
+            if min(counts, default=0) < 0 or sum(counts) != height * width:
+                raise ValueError("run lengths that do not cover the image")
             return cls(runs={"size": [height, width], "counts": counts})
         return cls(tuple(map(polygon, found)))
 
@@ -73,10 +73,9 @@ class Outline:
             return np.asarray(coco.decode(coco.merge(coco.frPyObjects(flat, height, width)))) > 0
         if tuple(self.runs["size"]) != tuple(placement.image):
             had, wanted = ("x".join(map(str, reversed(each))) for each in (self.runs["size"], placement.image))
-            raise ImageError(f"run lengths are of an image of {had} pixels, and the image has {wanted}")
+            raise ImageError(f"run lengths are for an image of {had} pixels, but the image has {wanted}")
         given: Any = dict(self.runs)
-        packed = given if isinstance(self.runs["counts"], str) else coco.frPyObjects(given, *given["size"])
-        whole = np.asarray(coco.decode(packed)) > 0
+        whole = np.asarray(coco.decode(coco.frPyObjects(given, *given["size"]))) > 0
         x, y = ((np.arange(count) + 0.5) * step for count, step in zip((width, height), cell))
         found = placement.to_image(np.stack(np.broadcast_arrays(x, y[:, None]), -1))
         columns, rows_ = np.floor(found).astype(np.int64).transpose(2, 0, 1)
@@ -93,5 +92,34 @@ def polygon(numbers: Sequence[float]) -> NDArray[np.float64]:
     """
     points = np.asarray(numbers, np.float64)
     if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
-        raise ValueError("an outline that is no polygon")
+        raise ValueError("an outline that is not a polygon")
     return points.reshape(-1, 2)
+
+
+def unpacked(text: str) -> list[int]:
+    """The run lengths in COCO's compact form. They are not checked.
+
+    Each number is written in digits of 5 bits, the lowest first: the characters from ``0`` on, with a sixth bit where
+    more digits follow. From the fourth number on, it is the difference to the number before the last.
+
+    Source: ``rleFrString`` in ``common/maskApi.c`` of pycocotools.
+
+    Raises:
+        ValueError: the text is not in this form.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        digit = ord(character) - ord("0")
+        if not 0 <= digit < 64 or shift > 60:
+            raise ValueError("run lengths that cannot be read")
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        value -= (digit & 16) << (shift - 4)  # the highest bit is the sign
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("run lengths that cannot be read")
+    return counts

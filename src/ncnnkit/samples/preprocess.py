@@ -55,16 +55,16 @@ class Preprocess:
 
     Attributes:
         resize: an int: the new length of the shorter side in pixels, as in torchvision; (height, width): exactly this
-                size, ignoring the aspect ratio; a Fit: a letterbox or another way to keep the aspect ratio; None: no
-                resizing.
+            size, ignoring the aspect ratio; a Fit: a letterbox or another way to keep the aspect ratio; None: no
+            resizing.
         interpolation: one of Pillow's filters (antialiased, as Pillow's are): nearest, bilinear, bicubic, lanczos, box
             or hamming. Or opencv: OpenCV's INTER_LINEAR, which is not antialiased.
-        crop: (height, width) of a centre crop in pixels; smaller images are padded with black. Tiles: crops of one size
-                that cover the image, each a sample. None: no crop.
-        color: the order of the channels: rgb, bgr, gray, rgba or bgra; array: the input takes arrays, not images.
+        crop: (height, width): a centre crop in pixels, where smaller images are padded with black; Tiles: crops of one
+            size that cover the image, each a sample; None: no crop.
+        color: the order of the channels: rgb, bgr, gray, rgba or bgra; or array if the input takes arrays, not images.
         divisor: the pixels, 0 to 255, are first divided by this.
         mean: then this is subtracted, one value per channel in the order of ``color``.
-        std: at last the values are divided by this, one value per channel in the order of ``color``.
+        std: finally the values are divided by this, one value per channel in the order of ``color``.
         layout: the order of the tensor's axes: chw (channels, height, width) or hwc.
         arrays: whether divisor, mean and std apply to samples that are arrays, too. Otherwise such samples are fed
                 unchanged. They are never resized.
@@ -110,7 +110,7 @@ class Preprocess:
                 raise RecipeError(f"{name}: {value.fault()}")
         if isinstance(self.resize, Fit):
             if self.crop is not None:
-                raise RecipeError(f"resize {self.resize.way} goes with no crop", hint="crop none")
+                raise RecipeError(f"resize {self.resize.way} cannot be combined with a crop", hint="crop none")
             if self.resize.fill is not None and len(self.resize.fill) not in (1, self.channels):
                 raise RecipeError(f"fill must be {self.channels} pixels, not {self.resize.fill!r}")
         if not isinstance(self.arrays, bool):
@@ -195,11 +195,11 @@ class Preprocess:
             C-contiguous float32 array (channels, height, width), or (height, width, channels) if ``layout`` is hwc.
 
         Raises:
-            ValueError: the image is too long and thin to be resized, or the input takes no images.
+            ValueError: the image is too long and thin to be resized, or the input takes arrays.
             OSError: the image is truncated or broken.
         """
         if self.color == NO_IMAGE:
-            raise ValueError("is an image, and the input takes arrays")
+            raise ValueError("is an image, but the input takes arrays")
         image = _eight_bit(image).convert(_PILLOWS_MODES[self.channels])
         place = self.places(image.height, image.width)[tile]
         tensor: NDArray[np.float32] = to_tensor(resized(image, place.resized, self.interpolation), place, asdict(self))
@@ -211,7 +211,7 @@ class Preprocess:
         return tensor
 
     def in_words(self) -> dict[str, str]:
-        """Name of a step -> what it does, in words."""
+        """Name of a step -> a text that describes it."""
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
         values = f"(value / {self.divisor:g} - mean) / std; mean {mean}; std {std}"
         if self.color == NO_IMAGE:
@@ -249,7 +249,7 @@ def _made(kind: type[T], values: Mapping[str, Any], what: str) -> T:
     if unknown:
         raise RecipeError(f"{what} has no field {min(unknown)!r}", hint=f"one of {', '.join(known)}")
     if kind is Fit and "way" not in values:
-        raise RecipeError(f"{what} does not say its way", hint='as {way = "letterbox"}')
+        raise RecipeError(f"{what} has no way", hint='such as {way = "letterbox"}')
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
@@ -315,7 +315,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode in DEEP:
         return Image.fromarray(eight_bits(image, image.mode))
     if image.mode == "P" and "transparency" in image.info:
-        # Pillow drops transparency anyway; via RGBA it does so without a warning.
+        # Pillow drops transparency in any case; via RGBA it gives no warning.
         return image.convert("RGBA")
     # Pillow cannot convert LAB to grey, and its grey of YCbCr is not that of the RGB image.
     return image.convert("RGB") if image.mode in ("LAB", "YCbCr") else image

@@ -1,4 +1,4 @@
-"""Preprocessing by name, as networks were trained with it."""
+"""Presets: the preprocessing with which known networks were trained."""
 
 from __future__ import annotations
 
@@ -98,8 +98,11 @@ def ultralytics(axes: ImageAxes) -> Preprocess:
 
 
 def default_preprocess(axes: ImageAxes) -> Preprocess:
-    """The preprocessing that is assumed if nothing is known: stretched to the input, with ImageNet's mean and std. Grey
-    uses the means over the channels, and alpha is from 0 to 1."""
+    """The preprocessing that is assumed if nothing is known.
+
+    Images are stretched to the input, with ImageNet's mean and std. Grey uses the means over the channels, and alpha is
+    from 0 to 1.
+    """
     gray = (float(np.mean(IMAGENET_MEAN)),), (float(np.mean(IMAGENET_STD)),)
     alpha = (*IMAGENET_MEAN, 0.0), (*IMAGENET_STD, 1.0)
     mean, std = {1: gray, 3: (IMAGENET_MEAN, IMAGENET_STD), 4: alpha}[axes.channels]
@@ -122,7 +125,7 @@ def _torchvision_preset(name: str) -> Preprocess | None:
 
 
 def from_torchvision(weights: Any) -> Preprocess | None:
-    """Preprocessing of a torchvision weights enum member; None if it has none for single images."""
+    """The preprocessing of a torchvision weights enum member; None if it has none for single images."""
     transform: Any = weights.transforms() if weights is not None else None
     kind = type(transform).__name__
     if kind not in ("ImageClassification", "SemanticSegmentation"):
@@ -148,8 +151,10 @@ def _timm_preset(name: str) -> Preprocess | None:
 
 
 def from_timm(config: Mapping[str, Any]) -> Preprocess | None:
-    """Preprocessing of a timm data config, as ``timm.data.create_transform(**config)`` does it; None if it cannot be
-    expressed (letterboxing, non-square centre crops)."""
+    """The preprocessing of a timm data config, equal to ``timm.data.create_transform(**config)``.
+
+    None if it cannot be expressed (letterboxing, non-square centre crops).
+    """
     _, height, width = config["input_size"]
     scaled = (math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"]))
     squash = config["crop_mode"] == "squash"

@@ -19,7 +19,7 @@ def check_given(images: Any, eval_images: Any) -> None:
     """Check that there are images, before a model is opened.
 
     Raises:
-        ImageError: none are given, or a path does not exist.
+        ImageError: no images are given, or a path does not exist.
     """
     if is_named(images) and not images:
         raise ImageError(
@@ -44,7 +44,7 @@ def open_image_sets(
 
     Args:
         images: a folder or file, or one for each input; or samples, see :func:`ncnnkit.samples.given.find_samples`.
-        eval_images: evaluation images; an empty text: a part of ``images`` is held out for evaluation.
+        eval_images: evaluation images. If it is an empty text, a part of ``images`` is held out for evaluation.
         most: the largest number of calibration images. They are chosen before any image is decoded.
         progress: called with (images examined, images to examine).
     """
@@ -60,7 +60,7 @@ def open_image_sets(
 
 def _refuse_same(images: Any, eval_images: Any) -> None:
     """Raise ImageError if the sources of both sets are the same."""
-    hint = "leave --eval-images out"
+    hint = "omit --eval-images"
     if is_named(images) and is_named(eval_images):
         ours, theirs = ([Path(path).resolve() for path in paths(each)] for each in (images, eval_images))
         if ours == theirs:

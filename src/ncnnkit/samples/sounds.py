@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 SUFFIX = ".wav"
+_FORMATS = ("WAV", "WAVEX", "RF64", "W64")
+"""libsndfile's names of the formats of ``.wav`` files."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def read_recording(path: str) -> Recording:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not such a file.
+        ValueError: it is not such a file, or it is damaged.
     """
     with _opened(path) as file:
         return Recording(file.samplerate, file.frames, file.channels)
@@ -49,9 +51,11 @@ def _opened(path: str) -> Iterator[Any]:
         pass
     try:
         with soundfile.SoundFile(path) as file:
+            if file.format not in _FORMATS:  # a few bytes of another format may say that it has billions of samples
+                raise ValueError(f"is no .wav file, but {file.format_info}")
             yield file
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"is no .wav file that can be read: {error.error_string}") from None
+        raise ValueError(f"is not a readable .wav file: {error.error_string}") from None
 
 
 def takes_sound(shape: Sequence[int]) -> bool:
@@ -65,8 +69,7 @@ def takes_sound(shape: Sequence[int]) -> bool:
 
 
 def windows(samples: int, length: int) -> int:
-    """The number of windows of a recording. An incomplete window at the end is ignored; a short recording is one
-    window."""
+    """The number of windows of a recording, without an incomplete one at the end; 1 for a short recording."""
     return max(1, samples // length)
 
 

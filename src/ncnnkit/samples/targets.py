@@ -43,7 +43,7 @@ class LabelPicture:
         """The class of each pixel of the network's input; :data:`NO_CLASS` outside the image, and for ignored pixels.
 
         Args:
-            classes: the number of classes; 1: object and background. Then 0 in a mask is the background.
+            classes: the number of classes. 1 means object and background; 0 in a mask is the background then.
 
         Raises:
             ImageError: it is not a mask of this image, or has other classes.
@@ -52,10 +52,10 @@ class LabelPicture:
         values = np.asarray(picture)
         height, width = self.placement.image
         if values.ndim != 2 or values.dtype.kind not in "bui":
-            hint = "a mask is a PNG file in grey or with a palette, whose pixels are indices of classes"
+            hint = "a mask is a PNG file in grey or with a palette; its pixels are indices of classes"
             raise ImageError(f"has pixels of {picture.mode}, not classes", where=self.path, hint=hint)
         if values.shape != (height, width):
-            had = f"{picture.width}x{picture.height} pixels, and its image has {width}x{height}"
+            had = f"{picture.width}x{picture.height} pixels, but its image has {width}x{height}"
             raise ImageError(f"has {had}", where=self.path)
         found = values.astype(np.int64)
         if classes == 1:
@@ -65,7 +65,7 @@ class LabelPicture:
             found[found == UNKNOWN] = NO_CLASS
             if found.max(initial=0) >= classes:
                 most = int(found.max())
-                raise ImageError(f"has class {most}, and the network has 0 to {classes - 1}", where=self.path)
+                raise ImageError(f"has class {most}, but the network has 0 to {classes - 1}", where=self.path)
         rows, row = _sources(self.placement.input[0], self.placement.top, self.placement.resized[0], height)
         columns, column = _sources(self.placement.input[1], self.placement.left, self.placement.resized[1], width)
         return np.where(row[:, None] & column, found[np.ix_(rows, columns)], NO_CLASS)
@@ -79,7 +79,7 @@ class LabelPicture:
             bgr: whether the first channel of the output is blue.
 
         Returns:
-            (pixels (channels, height, width); the row and the column of the output where they begin).
+            (pixels, uint8 (channels, height, width); the row and the column of the output where they begin).
 
         Raises:
             ImageError: the size of the picture is not ``scale`` times that of the image.
@@ -90,7 +90,7 @@ class LabelPicture:
         if (picture.height, picture.width) != wanted:
             had = f"{picture.width}x{picture.height} pixels; its image has {place.image[1]}x{place.image[0]}"
             raise ImageError(
-                f"has {had}, and the network enlarges {scale} times: {wanted[1]}x{wanted[0]} are expected",
+                f"has {had}, but the network enlarges {scale} times: {wanted[1]}x{wanted[0]} are expected",
                 where=self.path,
             )
         size = (place.resized[0] * scale, place.resized[1] * scale)
@@ -139,7 +139,7 @@ def read_pictures(
     found: list[LabelPicture] = []
     for name, file, placement in zip(names, files, placements):
         if placement is None:
-            raise ImageError("pictures as labels need images, and some samples are arrays", where=str(folder))
+            raise ImageError("pictures as labels need images, but some samples are arrays", where=str(folder))
         if file is None:
             count = sum(each is None for each in files)
             raise ImageError(f"has no picture for {name} ({count} of {len(names)} images)", where=str(folder))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import ImageError
 from .classes import places_of
-from .finding import files_of, text_lines
+from .finding import csv_rows, files_of, text_lines
 
 ENDING = ".txt"
 
@@ -22,7 +21,7 @@ def read_texts(path: str | Path, names: Sequence[str]) -> list[str]:
             names: the names of the samples, as ``ImageSet.names``. A line may have the bare file name if it is unique.
 
     Raises:
-        ImageError: with the line number: a line of another form, two texts for one sample; a sample without a text.
+        ImageError: a line has another form, or a sample has two texts or none. The error gives the line number.
     """
     path = Path(path)
     if path.is_dir():
@@ -43,12 +42,10 @@ def read_texts(path: str | Path, names: Sequence[str]) -> list[str]:
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of the lines that are not empty."""
-    lines = text_lines(path)
     if path.suffix.lower() == ".csv":
-        reader = csv.reader(lines)
-        yield from ((reader.line_num, row) for row in reader if row)
+        yield from ((number, row) for number, row in csv_rows(path) if row)
     else:
-        yield from ((number, line.split("\t", 1)) for number, line in enumerate(lines, 1) if line.strip())
+        yield from ((number, line.split("\t", 1)) for number, line in enumerate(text_lines(path), 1) if line.strip())
 
 
 def _need_all(path: Path, names: Sequence[str], known: Sequence[bool]) -> None:

@@ -1,14 +1,14 @@
-"""Model references -> an original: its inputs and outputs, and how to run it.
+"""Open a model reference: find the original network, its inputs and outputs, and a way to run it.
 
 ================================  ========================================================
 ``model.onnx``                    ONNX; the reference outputs come from ONNX Runtime
-``model.pt`` .pth .jit …          TorchScript; from torch where it is installed
+``model.pt`` .pth .jit …          TorchScript; the reference outputs come from torch, if it is installed
 ``model.param``                   ncnn; there is no other original
 ``yolo11n_ncnn_model``            the folder of Ultralytics' export to ncnn
-``torchvision:resnet50``          torchvision's model; from torch, as for the next two
-``timm:NAME``                     timm's model
-``package.module:function``       what the function returns: a ``torch.nn.Module``
-a ``torch.nn.Module``             itself, in Python
+``torchvision:resnet50``          a model of torchvision; the reference outputs come from torch, as in the next rows
+``timm:NAME``                     a model of timm
+``package.module:function``       the ``torch.nn.Module`` that the function returns
+a ``torch.nn.Module``             the module itself, in Python only
 ================================  ========================================================
 """
 
@@ -58,24 +58,24 @@ def open_model(
     statistics: NDArray[np.float32] | None = None,
     task: str = "",
 ) -> ModelSource:
-    """Find out what a reference means, and open the original.
+    """Open the original that a reference names.
 
     Args:
         reference: see the table at the top of this module.
-        shapes: one per input, in order: (3, 224, 224), or (1, 3, 224, 224) with the batch axis. Needed where the model
-            does not fix them; torchvision's and timm's models have a size they were trained for.
-        shape_too: further shapes that the network must take: one for each input, in order, then the next set.
-        weights: for torch models: ``default`` (the library's best, downloaded where need be), ``none`` (random, the
-            same every time), or a file with a state_dict (.pth, .safetensors).
-        outputs: names of the tensors that the network ends at, for ONNX. By default the model's own outputs, or the
+        shapes: one for each input, in order: (3, 224, 224), or (1, 3, 224, 224) with the batch axis. Needed if the
+            model does not fix them. The default of torchvision's and timm's models is the size they were trained for.
+        shape_too: further input shapes that the network must accept: one for each input, in order, then the next set.
+        weights: for torch models: ``default`` (the library's best weights, downloaded if needed), ``none`` (random,
+            with a fixed seed), or a file with a state_dict (.pth, .safetensors).
+        outputs: names of tensors of an ONNX file that become the outputs. By default the model's own outputs, or the
             last tensors that ncnn can compute; see :func:`ncnnkit.source.trimming.trim`.
-        fix: name of an input of an ONNX file -> the number that it always is. The network has no such input then.
+        fix: name of an input of an ONNX file -> its constant value. The network then has no such input.
         statistics: float32 (N, 3, H, W), preprocessed images; with ``weights="none"`` the batch-norm statistics of the
             random network are set from them. See :func:`set_batchnorm_statistics`.
         task: as in the recipe: it may name the head of a detector, or the alphabet of a text reader.
 
     Raises:
-        RecipeError: the task is none, or its head does not fit.
+        RecipeError: there is no such task, or the head that it names does not fit the outputs.
         ModelError: the reference, its weights or the shapes cannot be used.
         FormatError: a ``.param`` file is corrupt.
     """
@@ -97,7 +97,7 @@ def open_model(
 def _other(
     source: ModelSource, shapes: Sequence[tuple[int, ...]], opened: Callable[[Sequence[tuple[int, ...]]], ModelSource]
 ) -> ModelSource:
-    """An opened original for inputs of other shapes. A file is opened again: where it is cut depends on the shapes."""
+    """An original for inputs of other shapes. A file is opened again, because its cut depends on the shapes."""
     other = source.at(shapes) if source.kind == "torch" else opened(shapes)
     if other.outputs != source.outputs:
         raise ModelError(
@@ -158,7 +158,7 @@ def _open(
 
 
 def _open_fixed(reference: str, path: Path, shapes: Sequence[tuple[int, ...]], fix: Mapping[str, float]) -> ModelSource:
-    """An ONNX file, with some inputs as constants."""
+    """Open an ONNX file and make some of its inputs constant."""
     if path.suffix.lower() != ".onnx":
         raise _cannot_fix(reference)
     scratch = Scratch()
@@ -181,7 +181,7 @@ def _open_module(module: Any, shapes: Sequence[tuple[int, ...]], weights: str) -
         raise ModelError(
             "a module contains its own weights", where=name, hint="load them into the module, and give no weights"
         )
-    module = copy.deepcopy(module)  # it is put into evaluation mode and kept, and the caller may train on
+    module = copy.deepcopy(module)  # the copy is put into evaluation mode; the caller may go on training the module
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
         return open_module(name, Built(module, name), [tuple(shape) for shape in shapes], None)

@@ -1,4 +1,4 @@
-"""A model that takes a fixed number of samples at a time: rewritten to take one, if its samples do not mix."""
+"""Rewrites a model with a fixed batch of several samples to take one sample, if its samples do not interact."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SAME = 1e-6  # noise over signal of outputs that are the same up to the roundin
 def settle_batch(source: ModelSource) -> ModelSource:
     """Make a model with a fixed batch of N take one sample.
 
-    The first axis of every input and output must have N entries. The model counts as one with a batch if it computes
-    the same for the first and for the last of N different samples as it does for each of them alone. An ONNX file is
-    rewritten for that: its inputs, and the Reshapes and Expands that contain N.
+    The first axis of every input and output must have size N. This axis counts as the batch if the outputs for the
+    first and for the last of N different samples are the same as when each sample runs alone. For that, an ONNX file is
+    rewritten: its inputs, and the Reshape and Expand operators that contain N.
 
     Args:
-        source: an original, opened.
+        source: an opened original.
 
     Returns:
-        ``source`` itself if no input has a fixed first axis. Otherwise ``changes`` says what such an axis is taken for:
-        a batch, or a part of one sample.
+        ``source`` itself if no input has a fixed first axis other than 1. Otherwise ``changes`` says whether that axis
+        counts as the batch or as a part of one sample.
     """
     odd = [spec for spec in source.inputs if spec.original and spec.original[0] != 1]
     if not odd:
@@ -41,21 +41,21 @@ def settle_batch(source: ModelSource) -> ModelSource:
         if single is not None:
             return single
     said = (
-        f"input {spec.name!r} is {times(spec.original_shape)} in the model's file; its first axis is no batch of "
-        f"independent samples, so a sample is the whole array"
+        f"input {spec.name!r} is {times(spec.original_shape)} in the model's file; its first axis is not a batch of "
+        f"independent samples, so the whole array is one sample"
         for spec in odd
     )
     return replace(source, changes=(*source.changes, *said))
 
 
 def _single(source: ModelSource, size: int) -> ModelSource | None:
-    """The original with a batch of 1; None if it computes something else then."""
+    """The original with a batch of 1; None if its outputs would change."""
     if source.run is None:
         return None
     samples = _samples(source.inputs, size)
     try:
         whole = source.run(samples)
-    except Exception:  # torch and ONNX Runtime raise their own kinds; the routes say what is wrong
+    except Exception:  # torch and ONNX Runtime raise their own kinds; the routes report the fault later
         return None
     if any(np.ndim(output) == 0 or len(output) != size for output in whole):
         return None
@@ -72,7 +72,7 @@ def _single(source: ModelSource, size: int) -> ModelSource | None:
 
 
 def _samples(inputs: Sequence[InputSpec], size: int) -> list[Array]:
-    """Different samples, as the original takes them. Whole numbers are 0 and 1: mostly valid indices."""
+    """Different samples, in the original's shapes. Integers are 0 and 1, which are valid indices in most models."""
     noise = np.random.default_rng(0)
     return [
         noise.standard_normal(spec.original_shape).astype(spec.dtype)
@@ -83,11 +83,11 @@ def _samples(inputs: Sequence[InputSpec], size: int) -> list[Array]:
 
 
 def _agrees(run: Original, samples: Sequence[Array], whole: Sequence[Any], size: int) -> bool:
-    """Whether a model computes the first and the last sample alone as ``whole`` has them."""
+    """Whether a model gives the same outputs as in ``whole`` for the first and for the last sample alone."""
     for row in (0, size - 1):
         try:
             alone = run([array[row : row + 1] for array in samples])
-        except Exception:  # the rewritten model does not fit together
+        except Exception:  # the shapes in the rewritten model contradict each other
             return False
         for one, many in zip(alone, whole, strict=True):
             one, many = np.asarray(one, np.float64), np.asarray(many, np.float64)[row : row + 1]
@@ -97,7 +97,10 @@ def _agrees(run: Original, samples: Sequence[Array], whole: Sequence[Any], size:
 
 
 def _changed(source: ModelSource, size: int) -> Iterator[ModelSource]:
-    """The original as it is, for a module that takes any batch; an ONNX file with other inputs, then other Reshapes."""
+    """Candidates with a batch of 1. A module may take any batch as it is.
+
+    An ONNX file gets other inputs first; the second candidate also has other Reshape and Expand operators.
+    """
     if source.kind != "onnx":
         yield source
         return
@@ -119,7 +122,7 @@ def _changed(source: ModelSource, size: int) -> Iterator[ModelSource]:
 
 
 def _rewrite(model: Any, size: int, reshapes: bool) -> None:
-    """Set the first axis of every input to 1, and forget the shapes that follow from it."""
+    """Set the first axis of every input to 1, and clear the shapes of all other values."""
     import onnx_ir as ir
 
     from .onnx.reading import fed

@@ -1,8 +1,8 @@
-"""Where a converted network parts from its original: the first layer that computes something else.
+"""Finds the first layer of a converted network whose output differs from the original.
 
 Inner tensors of the original are compared with ncnn's blobs, for one sample. The tensors of an ONNX file come from ONNX
-Runtime, those of a torch module from forward hooks. ncnnkit's own front end knows which tensor lies in which blob. Of
-other networks this is not known: there, a blob belongs to the most similar tensor of its size.
+Runtime, those of a torch module from forward hooks. ncnnkit's own front end knows which blob holds which tensor. For
+other networks this is not known, so each blob is compared with the most similar tensor of the same size.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ..model.graph import Graph
 from .model import Array, ModelSource
 from .reference import LEAST_SQNR_DB
 
-_LEAST = 10 ** (-LEAST_SQNR_DB / 10)  # noise over signal that a layer in fp32 may have
-_ALIKE = 0.01  # noise over signal (20 dB) up to which a blob is taken for a tensor without being recorded as it
+_LEAST = 10 ** (-LEAST_SQNR_DB / 10)  # the largest noise over signal (power) of a correct layer in fp32
+_ALIKE = 0.01  # noise over signal (20 dB) up to which a blob is matched with a tensor whose place is not recorded
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class InnerTensor:
     """A tensor inside the original.
 
     Attributes:
-        name: in the file; the module's name in torch.
-        maker: the operator that makes it and its name, or the module's class.
-        values: for the sample, with the batch axis.
+        name: in the file; for torch, the module's name.
+        maker: type and name of the operator that computes it, or the module's class.
+        values: its values for the sample, with the batch axis.
     """
 
     name: str
@@ -42,16 +42,16 @@ class InnerTensor:
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """A layer of ncnn beside the original.
+    """The comparison of a layer's output with the original.
 
     Attributes:
-        layer: its name.
-        type: its type.
+        layer: name of the layer.
+        type: type of the layer.
         blob: the output that is compared.
         shape: of the blob.
         tensor: the tensor of the original that it must equal.
-        noise: noise over signal of the blob; infinite if it contains NaN or infinity.
-        wrong: whether it is much noisier than what the layer reads, and than fp32 is.
+        noise: noise over signal of the blob (power, no unit); infinite if the blob contains NaN or infinity.
+        wrong: whether the noise is much larger than that of the layer's inputs and than fp32 rounding.
     """
 
     layer: str
@@ -69,19 +69,19 @@ class LayerCheck:
 
     @property
     def said(self) -> str:
-        """The layer and the tensor, as an error names them."""
+        """The layer and the tensor, as text for an error message."""
         shapes = f"{list(self.shape)} for {list(self.tensor.values.shape)}"
         return f"{self.type} {self.layer!r}, which must be {self.tensor.name!r} of {self.tensor.maker} ({shapes})"
 
 
 @dataclass(frozen=True)
 class Bisection:
-    """All layers of a network beside the original, in the order in which they run.
+    """The comparison of all layers of a network with the original, in the order in which they run.
 
     Attributes:
         graph: the network.
         layers: the layers with outputs that can be compared.
-        exact: whether it is known which tensor a blob holds; else the likest one was taken.
+        exact: whether it is known which tensor a blob holds. If not, the most similar tensor was taken.
     """
 
     graph: Graph
@@ -90,7 +90,7 @@ class Bisection:
 
     @property
     def first_wrong(self) -> LayerCheck | None:
-        """The first layer that is wrong although what it reads is right."""
+        """The first layer whose output is wrong although its inputs are right."""
         return next((layer for layer in self.layers if layer.wrong), None)
 
 
@@ -103,15 +103,15 @@ def bisect(source: ModelSource, graph: Graph, sample: Sequence[Array]) -> Bisect
         sample: an array for each input, without the batch axis.
 
     Raises:
-        ModelError: the original gives no tensors inside the network.
+        ModelError: the tensors inside the original cannot be read.
         ConvertError, RuntimeFailure: the original or ncnn cannot be run.
     """
     tensors, places = _onnx_tensors(source, graph, sample) if source.kind == "onnx" else (_hooked(source, sample), {})
     blobs = [blob for layer in graph.layers for blob in layer.outputs if layer.type == "Input" or not layer.op.copies]
     with Session(graph, precision="fp32", keep_blobs=True) as net:
         made = dict(zip(blobs, net.blobs(*sample, names=blobs)))
-    found = _known(tensors, places, made) if places else _likest(tensors, graph, made)
-    carried: dict[str, float] = {}  # blob -> its noise over signal; if it is not known, that of the blobs it is made of
+    found = _recorded(tensors, places, made) if places else _most_similar(tensors, graph, made)
+    carried: dict[str, float] = {}  # blob -> its noise over signal; if unknown, that of the blobs it is computed from
     rows = []
     for layer in graph.layers:
         read = max((carried[blob] for blob in layer.inputs), default=0.0)
@@ -126,7 +126,7 @@ def bisect(source: ModelSource, graph: Graph, sample: Sequence[Array]) -> Bisect
 
 
 def said_of_first_wrong(source: ModelSource, graph: Graph | None, sample: Sequence[Array]) -> str:
-    """The first wrong layer as the end of an error; empty if there is no network, or if it is not known."""
+    """The first wrong layer, as text to append to an error; empty if there is no network, or if it is not known."""
     try:
         check = bisect(source, graph, sample).first_wrong if graph is not None else None
     except NcnnkitError:
@@ -135,7 +135,7 @@ def said_of_first_wrong(source: ModelSource, graph: Graph | None, sample: Sequen
 
 
 def _noise(ours: Array, theirs: Array) -> float:
-    """Noise over signal. Infinite where only ours is not finite, and where there should be nothing but zeros."""
+    """Noise over signal. Infinite if only ours has values that are not finite, or if all should be zero but are not."""
     ours, theirs = ours.reshape(-1).astype(np.float64), theirs.reshape(-1).astype(np.float64)
     finite = np.isfinite(theirs)
     if not np.isfinite(ours[finite]).all():
@@ -144,24 +144,24 @@ def _noise(ours: Array, theirs: Array) -> float:
     return 0.0 if noise == 0 else noise / signal if signal else float("inf")
 
 
-def _known(tensors: Sequence[InnerTensor], places: Mapping[str, str], made: Mapping[str, Array]) -> dict[str, int]:
-    """Blob -> the place of its tensor, where the front end knows it."""
+def _recorded(tensors: Sequence[InnerTensor], places: Mapping[str, str], made: Mapping[str, Array]) -> dict[str, int]:
+    """Blob -> index of its tensor, as the front end recorded it."""
     index = {tensor.name: place for place, tensor in enumerate(tensors)}
     return {blob: index[places[blob]] for blob in made if places.get(blob) in index}
 
 
-def _likest(tensors: Sequence[InnerTensor], graph: Graph, made: Mapping[str, Array]) -> dict[str, int]:
-    """Blob -> the place of the tensor that is most like it; where none is like it, of the next one of its size.
+def _most_similar(tensors: Sequence[InnerTensor], graph: Graph, made: Mapping[str, Array]) -> dict[str, int]:
+    """Blob -> index of the most similar tensor of its size, or of the next tensor of its size if none is similar.
 
-    A blob that equals none need not be one of the original's. Where something right is computed from it, it has no
-    tensor.
+    A blob that equals no tensor need not have a counterpart in the original. If a correct blob is computed from it, it
+    is left out.
     """
     of_size: dict[int, list[int]] = {}
     for place, tensor in enumerate(tensors):
         of_size.setdefault(tensor.values.size, []).append(place)
     found: dict[str, int] = {}
     right: set[str] = set()
-    after: dict[str, int] = {}  # blob -> the place of its tensor, or of the last one that it is computed from
+    after: dict[str, int] = {}  # blob -> index of its tensor, or of the last tensor that it is computed from
     for layer in graph.layers:
         last = max((after[blob] for blob in layer.inputs), default=-1)
         for blob in layer.outputs:
@@ -188,7 +188,7 @@ def _likest(tensors: Sequence[InnerTensor], graph: Graph, made: Mapping[str, Arr
 def _onnx_tensors(
     source: ModelSource, graph: Graph, sample: Sequence[Array]
 ) -> tuple[list[InnerTensor], dict[str, str]]:
-    """Every tensor of floats, and, where the network is from our front end, blob -> tensor."""
+    """(every tensor of numbers in the file, blob -> name of its tensor). The dict is empty for other front ends."""
     from .onnx import lower_reading
     from .onnx.reading import compute, evaluate, fed, load
 
@@ -218,14 +218,14 @@ def _onnx_tensors(
         return tensors, {}
     places: dict[str, str] = {}
     for value, blob in lowered.places.items():
-        places.setdefault(blob.name, value)  # of views of one blob the first: the layer made that one
+        places.setdefault(blob.name, value)  # several values may be views of one blob; the layer computes the first
     return tensors, places
 
 
 def _hooked(source: ModelSource, sample: Sequence[Array]) -> list[InnerTensor]:
-    """What the modules of a torch network return, in the order in which they do."""
+    """The tensors that the submodules of a torch network return, in order of execution."""
     module = source.module
-    if module is None or source.run is None or hasattr(module, "_c"):  # a ScriptModule's parts call no hooks
+    if module is None or source.run is None or hasattr(module, "_c"):  # the parts of a ScriptModule call no hooks
         raise ModelError(
             "gives no tensors inside the network to compare with",
             where=source.reference,

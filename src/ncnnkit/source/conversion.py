@@ -1,4 +1,4 @@
-"""An original to ncnn's graph: the routes are tried in order, and each network is compared with the original."""
+"""Conversion of an original to ncnn's graph. Routes are tried in order; each network is compared with the original."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .reference import EXACT_SQNR_DB, LEAST_SQNR_DB, Compared, Expected
 from .routes import Route, routes_for
 
 CHECKED_SAMPLES = 4
-"""How many samples a converted network is compared with the original on."""
+"""The number of samples on which a converted network is compared with the original."""
 
 WRONG = "export the model in another way, or try another --route"
 
@@ -51,11 +51,11 @@ class RouteResult:
     Attributes:
         route: its name.
         graph: fp32, not optimised; None if the route failed.
-        layers: of the optimised network.
-        compared: the network beside the original; None if there was nothing to compare.
+        layers: the number of layers of the optimised network.
+        compared: the errors of the network against the original; None if there was nothing to compare.
         at_others: the same for each of the original's further input shapes.
         fault: why the route failed.
-        seconds: how long it took, the comparison included.
+        seconds: the duration, including the comparison.
     """
 
     route: str
@@ -68,13 +68,13 @@ class RouteResult:
 
     @property
     def sqnr_db(self) -> float:
-        """The SQNR of the worst output at any shape, dB; infinite if it is exact, or nothing is known."""
+        """The SQNR in dB of the worst output at any shape. Infinite if all are exact, or if nothing was compared."""
         found = [self.compared, *(compared for _, compared in self.at_others)]
         return min((compared.sqnr_db for compared in found if compared is not None), default=math.inf)
 
     @property
     def exact(self) -> bool:
-        """Whether no other route can be better: the original, but for the rounding of fp32."""
+        """Whether the network equals the original up to fp32 rounding, so that no other route can be better."""
         return self.graph is not None and self.sqnr_db >= EXACT_SQNR_DB
 
     def record(self, taken: RouteResult) -> Attempt:
@@ -95,7 +95,7 @@ class RouteResult:
 
     @property
     def reason(self) -> str:
-        """Why its network is not good; empty if it is."""
+        """Why the route failed or its network is wrong; empty if neither."""
         if self.fault is not None:
             return self.fault.what
         said = [self.compared.shortfall if self.compared else ""]
@@ -107,14 +107,14 @@ class RouteResult:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of an original.
+    """The result of a conversion.
 
     Attributes:
         taken: the route that was chosen.
         results: all routes that were tried, in order.
         logged: whether pnnx ran and left its log in the folder.
-        own: what is known of the quantisation of the original; None for one in floating point.
-        decoded: the predictions of the network and of the original; None if there is nothing to compare.
+        own: facts about the original's own quantisation; None if the original is in floating point.
+        decoded: how well the predictions of the network and of the original agree; None if there are none to compare.
         decoder: the kind of the decoder of both.
     """
 
@@ -127,7 +127,7 @@ class Conversion:
 
     @property
     def graph(self) -> Graph:
-        """fp32, not optimised; its inputs have the original's shapes."""
+        """The network in fp32, not optimised. Its inputs have the original's shapes."""
         assert self.taken.graph is not None
         return self.taken.graph
 
@@ -196,24 +196,24 @@ def convert(
         model: a reference, as :func:`ncnnkit.source.open_model` takes it, or a ``torch.nn.Module``.
         shapes: shapes of the inputs without the batch axis, such as ``[(3, 224, 224)]``; only if the model does not fix
             them.
-        shape_too: further shapes that the network must take: one for each input, in order, then the next set. The
-            network is compared with the original at each.
+        shape_too: further input shapes that the network must accept: one for each input, in order, then the next set.
+            The network is compared with the original at each of them.
         weights: ``default``, ``none`` (random) or a file; only for models built by code.
         outputs: names of tensors of an ONNX file that become the outputs. By default its own outputs, or the last
             tensors that ncnn can compute.
-        fix: name of an input of an ONNX file -> the number that it always is, such as ``{"sr": 16000}``. The network
-            has no such input then, and the branches that depend on it are chosen.
+        fix: name of an input of an ONNX file -> its constant value, such as ``{"sr": 16000}``. The network then has no
+            such input, and branches that depend on it are resolved.
         preset: name of the preprocessing; see :func:`ncnnkit.preset`. By default that of the model.
         preprocess: fields of :class:`ncnnkit.Preprocess` that replace those of the preset or the model.
-        route: the only way to ncnn to try; see :mod:`ncnnkit.source.routes`. By default all, until one is exact.
+        route: the only route to try; see :mod:`ncnnkit.source.routes`. By default all are tried until one is exact.
         force: accept a network that differs from the original.
-        task: what the network is for, as in a recipe; the card holds it. By default its decoder is guessed.
+        task: what the network is for, as in a recipe; the card stores it. By default the decoder is guessed.
         tell: called with a sentence for each difference between the network and the model's file: where it was cut,
-            what it is fed with, and a normalisation that became part of the preprocessing.
+            how its inputs changed, and a normalisation that became part of the preprocessing.
 
     Returns:
-        The model in memory. It holds the preprocessing, if the model or the caller gives it, and the names of the
-        classes, if the model has them; :func:`ncnnkit.save` writes both into its card.
+        The model in memory. It includes the preprocessing, if the model or the caller gives it, and the class names,
+        if the model has them. :func:`ncnnkit.save` writes both into its card.
 
     Raises:
         ModelError: the model, its weights or its shapes cannot be used.
@@ -249,10 +249,10 @@ def convert_opened(
     tell: Callable[[str], None] = lambda sentence: None,
     progress: StepProgress = silent_steps,
 ) -> tuple[Artifact, ConversionCheck]:
-    """Like :func:`convert`, for an opened model, and with the record of the routes and of the accuracy.
+    """Do the work of :func:`convert` for an opened model. Also return the record of the routes and of the accuracy.
 
     Args:
-        progress: called with the route that is tried.
+        progress: called with the name of each route before it is tried.
     """
     found, origin = choose_preprocess(source, preset, preprocess or {})
     given = None if origin == GUESS else found
@@ -280,7 +280,7 @@ def noise_for(source: ModelSource) -> ArraySamples:
 
 
 def _samples_at(other: ModelSource, few: Samples) -> Samples:
-    """The samples for another input shape: the images resized to it, and noise where the samples are no images."""
+    """The samples for another input shape: images are resized to it; other samples are replaced by noise."""
     resized = few.resized(other.inputs) if isinstance(few, ImageSet) else None
     return resized or noise_for(other)
 
@@ -297,27 +297,27 @@ def convert_source(
     gmac: float = math.inf,
     progress: StepProgress = silent_steps,
 ) -> Conversion:
-    """An opened model to ncnn's graph, by the best of its routes.
+    """Convert an opened model to ncnn's graph by the best of its routes.
 
-    The first route with a network that equals the original up to the rounding of fp32 (:data:`EXACT_SQNR_DB`) is taken.
-    If there is none, the most exact one with at least :data:`LEAST_SQNR_DB` is taken.
+    The first route whose network equals the original up to fp32 rounding (:data:`EXACT_SQNR_DB`) is taken. If there is
+    none, the most exact network is taken, if its SQNR is at least :data:`LEAST_SQNR_DB`.
 
     Args:
         samples: the first few are run through the original and through each network. For the original's further input
             shapes, images are resized; other samples are replaced by noise.
-        folder: gets what the routes write, and pnnx's log.
+        folder: the routes write their files and pnnx's log here.
         route: the only one to try, or ``auto``.
         thorough: try all routes, and take the network with the fewest layers among those that are exact.
         force: accept a network that differs from the original.
         threads: of ncnn; by default all cores.
-        gmac: what a check may compute, in 10⁹ multiply-adds. A heavy network is compared on fewer samples.
-        progress: called with the route that is tried.
+        gmac: the work that the comparison may take, in 10⁹ multiply-adds. A heavy network is compared on fewer samples.
+        progress: called with the name of each route before it is tried.
 
     Raises:
         ModelError: the original fails.
         RecipeError: the model has no such route.
         ConvertError: every route failed. The error names each reason.
-        VerificationError: a network was made, and none is the original.
+        VerificationError: a route gave a network, but no network has the outputs of the original.
         StorageError: ``folder`` cannot be written.
     """
     routes = routes_for(source.kind, route)
@@ -330,7 +330,7 @@ def convert_source(
     def compare(graph: Graph) -> list[Compared]:
         if not expected:
             return []
-        # At each shape, the network's, the original's, and two more of the original where the two differ.
+        # At each shape: the network, the original, and two more runs of the original if the two differ.
         runs = 4 * len(expected)
         most = Budget.of(gmac, graph, source.shapes).take("samples of the check", CHECKED_SAMPLES, runs=runs)
         return [original.compare(at_shapes(graph, each), threads, most) for each, original in expected]
@@ -356,7 +356,7 @@ NO_SCALES = "this route does not keep the scales"
 
 
 def _own_quantisation(source: ModelSource, graph: Graph, original: Expected | None) -> OwnQuantisation:
-    """What the network keeps of the original's quantisation, and how much noise that quantisation makes."""
+    """Which scales of the original's quantisation the network keeps, and the noise of that quantisation."""
     assert source.quantised is not None
     lost = dict(source.quantised.lost)
     if not graph.scales and source.quantised.layers:
@@ -368,7 +368,7 @@ def _own_quantisation(source: ModelSource, graph: Graph, original: Expected | No
 def _try(
     name: str, route: Route, source: ModelSource, folder: Path, compare: Callable[[Graph], list[Compared]]
 ) -> RouteResult:
-    """One route, up to the comparison. Whatever goes wrong there is an outcome of it, and not the end."""
+    """Convert by one route and compare. Any failure becomes the result of the route, so that the next one is tried."""
     start = time.perf_counter()
     try:
         graph = _for_every_shape(route, source, folder)
@@ -389,7 +389,7 @@ def _try(
 
 
 def _for_every_shape(route: Route, source: ModelSource, folder: Path) -> Graph:
-    """The network that works at every input shape of the original: a conversion for each of them, merged."""
+    """A network that works at every input shape of the original: it is converted at each shape, and merged."""
     first = _network(route, source, folder)
     if not source.others or source.kind == "ncnn":
         return first
@@ -428,17 +428,18 @@ def at_shapes(graph: Graph, source: ModelSource) -> Graph:
 
 
 def said_of_shapes(source: ModelSource) -> str:
+    """The input shapes of an original as text, such as ``3x224x224 and 1x8``."""
     return " and ".join(map(times, source.shapes))
 
 
 def _choose(results: Sequence[RouteResult], force: bool) -> RouteResult | None:
-    """The best network. Those that are exact are equally good, but for their size; of equal ones the first."""
+    """The most exact network. Among those that count as exact, the one with the fewest layers; then the first."""
     made = [result for result in results if result.graph is not None and (force or result.sqnr_db >= LEAST_SQNR_DB)]
     return max(made, key=lambda result: (min(result.sqnr_db, EXACT_SQNR_DB), -(result.layers or 0)), default=None)
 
 
 def _no_route(source: ModelSource, results: Sequence[RouteResult], samples: Samples) -> NcnnkitError:
-    """Why no route is left, with each one's reason, and its first wrong layer where it made a network."""
+    """The error if every route failed: the reason of each, and its first wrong layer if it made a network."""
     differs = any(result.graph is not None or isinstance(result.fault, VerificationError) for result in results)
     kind = VerificationError if differs else ConvertError
     reasons = [
@@ -459,9 +460,9 @@ def _check_inputs(graph: Graph, inputs: Sequence[InputSpec]) -> None:
 
 
 def _order_outputs(graph: Graph) -> None:
-    """Put the outputs into the order of the model: out0, out1 and so on. In ncnn it is the order in the file.
+    """Put the outputs into the order of the model: out0, out1 and so on. ncnn orders them as their layers in the file.
 
-    Blobs that no layer reads, such as the other half of a chunk, count as outputs in ncnn; they come last.
+    ncnn counts every blob that no layer reads as an output, such as the other half of a chunk. These come last.
     """
 
     def rank(blob: str) -> float:
@@ -474,7 +475,8 @@ def _order_outputs(graph: Graph) -> None:
     makers = {blob: layer for layer in graph.layers for blob in layer.outputs}
     names = Names(graph)
     for blob in ordered:
-        # A Split of one costs nothing, and stands where an output that others are computed from cannot.
+        # A layer may have to run early, because others read its blobs. A Split with one output costs nothing and can
+        # come last.
         maker, early = makers[blob], names.new(blob, "early")
         maker.outputs = [early if name == blob else name for name in maker.outputs]
         graph.layers.append(Layer("Split", names.new(blob, "order"), [early], [blob]))

@@ -1,4 +1,4 @@
-"""Which decoder an opened model gets, if none is known yet."""
+"""Chooses the decoder of an opened model that has none."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from .model import Array, ModelSource, example_arrays
 
 
 def with_decoder(source: ModelSource, task: str = "") -> ModelSource:
-    """The model with a decoder, where its head is one that is known.
+    """Give a model a decoder, if its head is known.
 
-    What the user says comes first, then what came with the file: the decoder of a card, and that of a cut. Otherwise
-    the model runs on one sample of noise; see :func:`ncnnkit.tasks.guess.guess`.
+    The user's choice comes first, then the decoder that came with the file: from a card or from a cut. Otherwise the
+    model runs on one sample of noise, and the decoder is guessed; see :func:`ncnnkit.tasks.guess.guess`.
 
     Args:
         source: an opened model.
         task: as the user gives it; see :class:`~ncnnkit.tasks.table.Asked`.
 
     Returns:
-        ``source`` itself where no head is certain. ``decoder_origin`` says what the guess rests on.
+        The model with its decoder; ``decoder_origin`` gives the evidence for a guess. ``source`` itself if no head is
+        certain.
 
     Raises:
         RecipeError: there is no such task or head, the outputs are not those of the head, or the alphabet does not fit.
@@ -80,16 +81,17 @@ def _as_text(source: ModelSource, asked: Asked) -> ModelSource:
     if found is None or not isinstance(found[0], Decoder) or not found[0].alphabet:
         classes = f"{known.shapes[0][-1]} classes" if known.shapes and known.shapes[0] else "outputs of unknown shape"
         hint = "the network needs one class more, or two: the blank comes first, and a space may come last"
-        raise RecipeError(f"has {len(lines)} characters, and the network {classes}", where=asked.alphabet, hint=hint)
+        what = f"has {len(lines)} characters, but the network has {classes}"
+        raise RecipeError(what, where=asked.alphabet, hint=hint)
     return replace(source, decoder=found[0], decoder_origin=f"its characters are those of {asked.alphabet}")
 
 
 def _example_outputs(source: ModelSource) -> list[Array]:
-    """The outputs for a sample of noise; none where they cannot be computed, or are those of a classifier."""
+    """The outputs for a sample of noise. Empty for a classifier, and if they cannot be computed."""
     if source.classes is not None:
         return []
     arrays = example_arrays(source.inputs)
-    # A model that fails here fails again where its outputs are needed, and there it is said.
+    # A model that fails here fails again when its outputs are needed, and that error is reported.
     with suppress(NcnnkitError):
         if source.run is not None:
             return list(next(source.reference_outputs(ArraySamples(tuple(array[None] for array in arrays)))))
@@ -100,7 +102,7 @@ def _example_outputs(source: ModelSource) -> list[Array]:
 
 
 def _is_no_classifier(source: ModelSource) -> bool:
-    """Whether a network of ncnn may have another output than one vector: loading it takes a moment."""
+    """Whether an ncnn network may have outputs other than one vector. If not, loading it is not worth the time."""
     graph = ncnnfile.load_param(source.file)
     try:
         known = graph.infer_shapes([spec.shape for spec in source.inputs])

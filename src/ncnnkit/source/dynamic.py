@@ -1,10 +1,10 @@
-"""Conversions of one model for inputs of different shapes, merged into one network that works at each of them.
+"""Merges conversions of one model for different input shapes into one network that works at each of them.
 
-A conversion knows the shape of every blob, and writes numbers into layers such as Reshape, Crop and Interp. Two
-conversions of one model have the same layers; only such numbers differ. Here they become what ncnn computes from the
-shapes that it sees: -1 for the side that is left, 0 for a side that is kept, a scale, the end of an axis, or one of
-ncnn's expressions. An expression may also read the sides of the network's inputs: the layer then gets a copy of that
-input as a further blob.
+A conversion knows the shape of every blob, and writes sizes into layers such as Reshape, Crop and Interp. Two
+conversions of one model have the same layers; only these sizes differ. Here each such size is replaced by something
+that ncnn computes at run time: -1 for the remaining size, 0 for the size of the input, a scale, the end of an axis, or
+one of ncnn's expressions. An expression may also use the sizes of the network's inputs. The layer then gets a copy of
+that input as a further input blob.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from ..model.ops import Value
 from ..model.shapes import written
 
 Sides = tuple[int, ...]
-"""A side of a blob at each of the input shapes."""
+"""The size of one axis of a blob at each of the input shapes."""
 Params = dict[str, Value]
 
 _AXES = ("", "w", "hw", "chw", "cdhw")  # by number of axes, outermost first
 HINT = "convert the model once for each shape"
 
 
-class Fixed(Exception):
-    """A layer cannot be written so that it works at each shape; the text says why, as a clause after the layer."""
+class NotDynamic(Exception):
+    """A layer cannot be made to work at each shape. The text says why, as a clause that follows the layer's name."""
 
 
 @dataclass
 class _At:
-    """A layer in all conversions.
+    """One layer, in all conversions.
 
     Attributes:
-        layers: it, in each of them.
-        sides: the sides of its first input, outermost first.
-        inputs: the sides of the network's inputs.
-        asked: the network's inputs with sides that an expression reads; filled by :meth:`expression`.
+        layers: the layer in each conversion.
+        sides: the sizes of its first input, outermost axis first.
+        inputs: the sizes of each of the network's inputs.
+        asked: indices of the network's inputs whose sizes an expression uses; filled by :meth:`expression`.
     """
 
     layers: Sequence[Layer]
@@ -48,22 +48,22 @@ class _At:
 
     @property
     def own(self) -> dict[str, Sides]:
-        """The sides of its first input by the names of the axes."""
+        """Name of an axis -> sizes of that axis of the first input."""
         return dict(zip(_AXES[len(self.sides)], self.sides))
 
     def values(self, name: str) -> tuple[Value, ...]:
-        """A param in each of the conversions."""
+        """The values of a param in the conversions."""
         return tuple(layer.get(name) for layer in self.layers)
 
     def numbers(self, name: str) -> Sides:
-        """A param that is a whole number in each of the conversions."""
+        """The values of an integer param in the conversions."""
         return tuple(int(layer.get(name)) for layer in self.layers)
 
     def expression(self, wanted: Sides, axis: str = "") -> str:
-        """ncnn's expression for a side, preferably from the axis of the first input that has the same name.
+        """An ncnn expression for the sizes of an axis, preferably from the axis of the same name of the first input.
 
         Raises:
-            Fixed: no simple one gives this side at each shape.
+            NotDynamic: no simple expression gives the size at each shape.
         """
         if len(set(wanted)) == 1:
             return str(wanted[0])
@@ -75,17 +75,17 @@ class _At:
             if found := next(_expressions(wanted, _references(blob, sides, axis)), None):
                 self.asked = asked
                 return found
-        raise Fixed(f"makes a side of {' and '.join(map(str, wanted))}, which no expression gives")
+        raise NotDynamic(f"has an axis of size {' and '.join(map(str, wanted))}, which no expression gives")
 
 
 def _references(blob: int, sides: Sequence[Sides], axis: str) -> list[tuple[str, Sides]]:
-    """The sides of a layer's input by their names in expressions, that of ``axis`` first."""
+    """(name in expressions, sizes) of each axis of a layer's input. The axis called ``axis`` comes first."""
     named = sorted(zip(_AXES[len(sides)], sides), key=lambda each: each[0] != axis)
     return [(f"{blob}{name}", side) for name, side in named]
 
 
 def _expressions(wanted: Sides, references: Sequence[tuple[str, Sides]]) -> Iterator[str]:
-    """Expressions that give a side at each shape, the simplest first."""
+    """Expressions that give the wanted size at each shape, the simplest first."""
     varying = [(name, sides) for name, sides in references if len(set(sides)) > 1]
     products = [
         (f"*({a},{b})", tuple(x * y for x, y in zip(one, other)))
@@ -111,13 +111,13 @@ def _expressions(wanted: Sides, references: Sequence[tuple[str, Sides]]) -> Iter
         more = wanted[0] - sides[0]
         if tuple(side + more for side in sides) == wanted:
             yield f"+({name},{more})" if more > 0 else f"-({name},{-more})"
-    for name, sides in terms:  # blocks that a side is padded to, times what lies in one
+    for name, sides in terms:  # the size is padded to whole blocks: number of blocks times elements of a block
         for by in range(2, 65):
             blocks = tuple(-(-side // by) for side in sides)
             times = wanted[0] // max(blocks[0], 1)
             if times > 1 and min(blocks) > 1 and tuple(block * times for block in blocks) == wanted:
                 yield f"*(//(+({name},{by - 1}),{by}),{times})"
-    for a, one in varying:  # the pixels of a map that is smaller by a factor
+    for a, one in varying:  # the number of pixels of a map that is smaller by a factor
         for b, other in varying:
             for by in range(2, 65):
                 if a != b and tuple((x // by) * (y // by) for x, y in zip(one, other)) == wanted:
@@ -129,7 +129,7 @@ def _expressions(wanted: Sides, references: Sequence[tuple[str, Sides]]) -> Iter
 
 def _reshape(at: _At) -> Params:
     if any(at.values("shape_expr")):
-        raise Fixed("contains an expression")
+        raise NotDynamic("contains an expression")
     first = at.layers[0].p
     names = _AXES[sum(getattr(first, axis) != -233 for axis in "whdc")]
     wanted = {name: at.numbers(name) for name in names}
@@ -158,9 +158,9 @@ def _interp(at: _At) -> Params:
 def _crop(at: _At) -> Params:
     first = at.layers[0].p
     if not (first.starts and first.ends and first.axes) or first.starts_expr:
-        raise Fixed("cuts by another rule than starts and ends")
+        raise NotDynamic("crops by other params than starts and ends")
     if len(set(at.values("axes"))) > 1:
-        raise Fixed("cuts other axes")
+        raise NotDynamic("crops different axes")
     starts = [tuple(layer.p.starts[place] for layer in at.layers) for place in range(len(first.axes))]
     ends = [tuple(layer.p.ends[place] for layer in at.layers) for place in range(len(first.axes))]
     sides = [at.sides[axis] for axis in first.axes]
@@ -177,7 +177,7 @@ def _crop(at: _At) -> Params:
 
 
 def _place(places: Sides, side: Sides) -> int | None:
-    """A place on an axis for all its sides: a number, or one below zero that counts from the end."""
+    """An index on an axis that is right at each shape. A negative index counts from the end. None if there is none."""
     if len(set(places)) == 1:
         return places[0]
     from_end = {place - whole for place, whole in zip(places, side)}
@@ -191,7 +191,7 @@ def _slice(at: _At) -> Params:
     for i, sides in enumerate(parts):
         even = tuple(whole // (count - i) for whole in left)
         if len(set(sides)) > 1 and sides != even:
-            raise Fixed(f"cuts a part of {' and '.join(map(str, sides))}")
+            raise NotDynamic(f"has a part of size {' and '.join(map(str, sides))}")
         made.append(-233 if len(set(sides)) > 1 else sides[0])
         left = [whole - side for whole, side in zip(left, sides)]
     return {**at.layers[0].params, "slices": tuple(made)}
@@ -205,7 +205,7 @@ def _pooling(at: _At) -> Params:
         if window not in (own.get(axis), (1,) * len(at.layers)) or any(
             any(at.values(f"pad_{pad}")) for pad in ("left", "top", "right", "bottom")
         ):
-            raise Fixed(f"has a window of {' and '.join(map(str, window))}")
+            raise NotDynamic(f"has a window of {' and '.join(map(str, window))}")
         params[f"out_{axis}"] = 1 if window == own.get(axis) else -233
     return params
 
@@ -217,16 +217,17 @@ _RULES: Mapping[str, Callable[[_At], Params]] = {
     "Reshape": _reshape,
     "Slice": _slice,
 }
-"""Layer type -> the params with which a layer works at each shape."""
+"""Layer type -> function that gives params with which a layer works at each shape."""
 
 
 # ------------------------------------------------------------------------------------------------------------- merging
 
 
 def probe_shapes(shapes: Sequence[Sequence[tuple[int, ...]]]) -> list[tuple[int, ...]]:
-    """Input shapes that tell apart sides that are equal at each of the given ones, such as those of squares.
+    """Further input shapes, in which axes differ that are equal at all given shapes, such as those of square images.
 
-    The varying sides of an input are taken from the given shapes in turn. Empty if that is one of them.
+    The sizes of the varying axes of an input are taken from the given shapes in turn. Empty if the result is one of the
+    given shapes.
     """
     made = []
     for each in zip(*shapes):
@@ -237,17 +238,17 @@ def probe_shapes(shapes: Sequence[Sequence[tuple[int, ...]]]) -> list[tuple[int,
 
 
 def merge(graphs: Sequence[Graph], shapes: Sequence[Sequence[tuple[int, ...]]]) -> Graph:
-    """One network that computes what each of several conversions of one model does at its input shapes.
+    """Merge conversions of one model into one network, which computes the same as each of them at its input shapes.
 
     Args:
         graphs: the conversions.
-        shapes: of the inputs, for each conversion.
+        shapes: the shapes of the inputs, for each conversion.
 
     Returns:
         A new network. Its Input layers have the shapes of the first conversion.
 
     Raises:
-        ConvertError: a layer cannot be written so that it works at each shape, or the conversions have other layers.
+        ConvertError: a layer cannot be made to work at each shape, or the conversions have different layers.
     """
     first = graphs[0]
     said = " and ".join(", ".join(map(written, each)) for each in shapes)
@@ -259,7 +260,7 @@ def merge(graphs: Sequence[Graph], shapes: Sequence[Sequence[tuple[int, ...]]]) 
     def sides(blob: str) -> list[Sides]:
         seen = [shape[blob] for shape in known]
         if any(shape is None or len(shape) != len(seen[0] or ()) for shape in seen):
-            raise Fixed("reads a blob whose shape is not known")
+            raise NotDynamic("reads a blob whose shape is not known")
         columns = zip(*(shape for shape in seen if shape is not None))
         return [tuple(side if isinstance(side, int) else -1 for side in column) for column in columns]
 
@@ -274,20 +275,20 @@ def merge(graphs: Sequence[Graph], shapes: Sequence[Sequence[tuple[int, ...]]]) 
         try:
             heads = {(each.type, tuple(each.inputs), tuple(each.outputs)) for each in layers}
             if len(heads) > 1:
-                raise Fixed("is another layer there")
+                raise NotDynamic("is a different layer at each shape")
             if not all(layer.has_weights_of(other) for other in layers[1:]):
-                raise Fixed(
-                    "contains numbers that depend on the size of the input, such as the places of anchors, a table of "
+                raise NotDynamic(
+                    "contains numbers that depend on the size of the input, such as positions of anchors, a table of "
                     "positions or a mask"
                 )
             if layer.type not in _RULES:
-                raise Fixed("depends on the size of the input, and ncnn has no way to compute its params")
+                raise NotDynamic("depends on the size of the input, and ncnn has no way to compute its params")
             at = _At(layers, sides(layer.inputs[0]), inputs)
             hints = {name: value for name, value in layer.params.items() if name == "featmask"}
             layer.params = {**_RULES[layer.type](at), **hints}
             if at.asked:
                 readers.append((layer, at.asked))
-        except Fixed as fault:
+        except NotDynamic as fault:
             where = f"layer {layer.type} {layer.name}"
             raise ConvertError(f"its network does not work for inputs of {said}: {where} {fault}", hint=HINT) from None
     _hand_out_inputs(made, readers)
@@ -300,7 +301,7 @@ def _equal(one: Layer, other: Layer) -> bool:
 
 
 def _hand_out_inputs(graph: Graph, readers: Sequence[tuple[Layer, list[int]]]) -> None:
-    """Connect copies of the network's inputs to layers with expressions that read their sides."""
+    """Connect copies of the network's inputs to the layers whose expressions use their sizes."""
     names, handed = Names(graph), dict[tuple[str, int], str]()
     for index, blob in enumerate(graph.inputs):
         asking = [layer for layer, asked in readers if index in asked]

@@ -1,4 +1,4 @@
-"""Why a converted network differs from its original: it is converted once more, and compared layer by layer."""
+"""Explains why a converted network differs from its original: converts it again and compares it layer by layer."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .reproducer import check_folder, write_reproducer
 
 @dataclass(frozen=True)
 class Explanation:
-    """Every layer beside the original.
+    """The comparison of every layer with the original.
 
     Attributes:
         found: the comparison.
-        files: names of the files of the reproducer; empty if none was asked for, or no layer is wrong.
+        files: names of the reproducer's files; empty if no reproducer was asked for, or if no layer is wrong.
     """
 
     found: Bisection
@@ -44,10 +44,10 @@ def explain(
 
     Args:
         model, shapes, weights, outputs, fix, route: as for :func:`ncnnkit.convert`.
-        reproducer: a folder that gets the first wrong layer by itself, with its inputs and the output that is right.
+        reproducer: a folder for a reproducer: the first wrong layer alone, with its inputs and the correct output.
 
     Raises:
-        ModelError: the model cannot be used, or gives no tensors inside the network.
+        ModelError: the model cannot be used, or the tensors inside it cannot be read.
         ConvertError, RuntimeFailure: it cannot be converted, or the network cannot be run.
         StorageError: ``reproducer`` cannot be written, or holds other files.
     """

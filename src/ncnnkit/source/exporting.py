@@ -1,4 +1,4 @@
-"""A torch module as a file that a route can read: ONNX by torch's two exporters, and TorchScript by tracing."""
+"""Export of torch modules to files that a route can read: ONNX by torch's two exporters, and TorchScript by tracing."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .forked import run_forked
 from .model import say
 from .torchrun import example_inputs, flat_module, import_torch
 
-OPSET = 17  # of the classic exporter: the first with LayerNormalization; the newest one it knows well
+OPSET = 17  # of the classic exporter: the first with LayerNormalization, and the newest that it supports well
 TIMEOUT = 900.0
-"""Seconds until an export is given up; the largest networks take some minutes."""
+"""Seconds until an export is stopped; the largest networks take some minutes."""
 
 
 def export_dynamo(module: Any, inputs: Sequence[InputSpec], folder: Path) -> Path:
@@ -27,7 +27,10 @@ def export_dynamo(module: Any, inputs: Sequence[InputSpec], folder: Path) -> Pat
     Args:
         module: a ``torch.nn.Module``.
         inputs: of one sample, without the batch axis.
-        folder: gets the file.
+        folder: the file is written here.
+
+    Returns:
+        The path of the file.
 
     Raises:
         ConvertError: torch cannot export it, or onnxscript is not installed.
@@ -36,20 +39,20 @@ def export_dynamo(module: Any, inputs: Sequence[InputSpec], folder: Path) -> Pat
 
 
 def export_classic(module: Any, inputs: Sequence[InputSpec], folder: Path, *, detects: bool = False) -> Path:
-    """Write a module as ONNX by torch's older exporter, which traces it. Takes TorchScript, too.
+    """Write a module as ONNX by torch's older exporter, which traces it. TorchScript modules are accepted, too.
 
-    Arguments and errors are those of :func:`export_dynamo`.
+    The other arguments, the result and the errors are those of :func:`export_dynamo`.
 
     Args:
-        detects: whether the module may drop boxes with low scores. Noise has no others, and a trace contains only what
-            ran: the suppression of boxes would be missing. So the thresholds of scores are nearly 0 while it runs, and
-            the file gets those of the module.
+        detects: whether the module may drop boxes with low scores. On noise all scores are low, so all boxes would be
+            dropped, and the operators after that would be missing in the trace. Therefore the score thresholds are
+            nearly 0 during the trace, and the module's own values are written into the file afterwards.
     """
     path = folder / "classic.onnx"
     kept = _score_thresholds(module) if detects else {}
     marks = dict(zip(kept, _marks(len(kept))))
 
-    def prepare() -> None:  # in the exporter's process: the caller's module stays as it is
+    def prepare() -> None:  # runs in the exporter's process, so the caller's module is not changed
         for (part, name), mark in marks.items():
             setattr(part, name, mark)
 
@@ -62,15 +65,15 @@ def export_classic(module: Any, inputs: Sequence[InputSpec], folder: Path, *, de
     except ConvertError:
         if not kept:
             raise
-        return export_classic(module, inputs, folder)  # a module that does not run with other thresholds
+        return export_classic(module, inputs, folder)  # the module does not run with other thresholds
 
 
 def trace(module: Any, inputs: Sequence[InputSpec], folder: Path) -> Path:
-    """Write a module as TorchScript. Arguments and errors are those of :func:`export_dynamo`."""
+    """Write a module as TorchScript. Arguments, result and errors are those of :func:`export_dynamo`."""
     path = folder / "traced.pt"
 
     def write(torch: Any) -> None:
-        # The network is compared with the original later: no check of torch's own here.
+        # torch's check is not needed: the network is compared with the original later.
         torch.jit.trace(flat_module(module), tuple(example_inputs(inputs)), check_trace=False).save(str(path))
 
     _export(write, folder)
@@ -78,11 +81,11 @@ def trace(module: Any, inputs: Sequence[InputSpec], folder: Path) -> Path:
 
 
 _SCORE_THRESHOLD = re.compile(r"(score|conf|prob)\w*thr|thr\w*(score|conf|prob)|min_(score|conf)", re.IGNORECASE)
-"""How attributes of a module are called that scores are compared with."""
+"""Names of module attributes that are score thresholds."""
 
 
 def _score_thresholds(module: Any) -> dict[tuple[Any, str], float]:
-    """The thresholds of scores in a module: (a part of it, the attribute's name) -> its value."""
+    """The score thresholds of a module: (submodule, name of the attribute) -> value."""
     return {
         (part, name): value
         for part in module.modules()
@@ -92,12 +95,12 @@ def _score_thresholds(module: Any) -> dict[tuple[Any, str], float]:
 
 
 def _marks(count: int) -> list[float]:
-    """Numbers that no module contains, exact in fp32, and below every score."""
+    """Numbers that are exact in fp32, are below every score, and occur in no module."""
     return [2.0**-100 * (1 + number / 1024) for number in range(1, count + 1)]
 
 
 def _replace_numbers(path: Path, numbers: Mapping[float, float]) -> bool:
-    """Replace constants of one number in an ONNX file. Returns whether each was found."""
+    """Replace scalar constants in an ONNX file. Returns whether all of them were found."""
     import onnx
     from onnx import numpy_helper
 
@@ -143,23 +146,23 @@ def _to_onnx(
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What went wrong: torch's newer exporter wraps it in a page of advice."""
+    """The original exception. torch's newer exporter wraps it in others with long texts."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def _export(write: Callable[[Any], None], folder: Path) -> None:
-    """Call ``write`` with torch, in a process of its own: an exporter may crash, hang or use up the memory.
+    """Call ``write`` with torch in a child process, because an exporter may crash, hang or use up the memory.
 
-    Attention is exported layer by layer: torch's fused kernel for a whole encoder layer would be one operator that
-    neither ONNX nor ncnn has. What torch raises becomes a ConvertError.
+    torch's fused kernel for a transformer encoder layer is switched off: neither ONNX nor ncnn has such an operator.
+    Exceptions of torch become a ConvertError.
     """
     torch = import_torch("")
 
     def work() -> None:
-        torch.set_num_threads(1)  # a fork has no threads of its parent's pool, and would wait for them
-        torch.cuda.is_available = lambda: False  # nor can it use the GPU, once its parent has looked at it
+        torch.set_num_threads(1)  # a fork does not inherit the threads of its parent's pool, and would wait for them
+        torch.cuda.is_available = lambda: False  # CUDA does not work in a fork if the parent has initialised it
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             with torch.no_grad():
@@ -167,7 +170,7 @@ def _export(write: Callable[[Any], None], folder: Path) -> None:
         except ImportError as error:
             missing = (error.name or str(error)).partition(".")[0]
             raise ConvertError(f"torch's exporter needs {missing}", hint=f"pip install {missing}") from None
-        except Exception as error:  # torch has many kinds of its own, and the module may raise others
+        except Exception as error:  # torch has many exceptions of its own, and the module may raise any other
             raise ConvertError(f"torch cannot export it: {say(_first_cause(error))}") from None
 
     run_forked(work, folder, limit=TIMEOUT, what="torch's exporter")

@@ -1,4 +1,4 @@
-"""Models in files: ONNX, TorchScript and ncnn's own."""
+"""Opens models in files: ONNX, TorchScript and ncnn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .model import Array, Dims, ModelSource, Original, file_safe, listed, read_m
 from .sessions import run_session
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
 
-# torch's names for what a tensor is stored in -> numpy's for its type.
+# torch's name of a storage class -> numpy's name of the type.
 _DTYPES = {
     "FloatStorage": "float32", "HalfStorage": "float16", "DoubleStorage": "float64", "LongStorage": "int64",
     "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8",
@@ -37,7 +37,7 @@ def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
         if not (found.shape or shapes or dtype.startswith("float")):
             hint = f"give it: --fix {found.name}=NUMBER, in Python fix={{{found.name!r}: number}}"
             raise ModelError(f"input {found.name!r} is one whole number", where=reference, hint=hint)
-    # ONNX Runtime gives no dimensions also where not even the rank is known.
+    # ONNX Runtime also gives an empty shape if the rank is unknown.
     inputs = settle_inputs(reference, names, [tuple(i.shape) or None for i in given], dtypes, shapes)
     metadata = session.get_modelmeta().custom_metadata_map
     preprocess, origin, labels = read_metadata(reference, metadata, inputs)
@@ -50,7 +50,7 @@ def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
 
 
 def onnx_run(session: Any) -> Original:
-    """A session of ONNX Runtime as an original."""
+    """A function that runs a session of ONNX Runtime on one sample."""
     names = [given.name for given in session.get_inputs()]
 
     def run(sample: list[Array]) -> list[Any]:
@@ -65,11 +65,14 @@ def onnx_session(path: Path, outputs: Sequence[str] = (), *, optimised: bool = T
     Args:
         path: the model.
         outputs: names of values that become its outputs; by default its own.
-        optimised: whether ONNX Runtime may fuse operators. Its fused int8 kernels may compute something else than a
-            quantised model says: on a CPU without VNNI, EfficientNet-Lite0 was 7 dB from what it computes unfused.
+        optimised: whether ONNX Runtime may fuse operators. Its fused int8 kernels may differ from the operators of a
+            quantised model: on a CPU without VNNI, the SQNR of EfficientNet-Lite0 against the unfused model was 7 dB.
+
+    Returns:
+        An ``onnxruntime.InferenceSession``.
 
     Raises:
-        ModelError: ONNX Runtime cannot load it, or has no value of such a name.
+        ModelError: ONNX Runtime cannot load it, or the model has no value of such a name.
     """
     import onnxruntime
 
@@ -77,16 +80,16 @@ def onnx_session(path: Path, outputs: Sequence[str] = (), *, optimised: bool = T
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 2
-    options.log_severity_level = 4  # 3 prints every error to stderr beside raising it
+    options.log_severity_level = 4  # with 3, every error is also printed to stderr
     try:
         model = _ending_at(path, outputs) if outputs else str(path)
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # a family of its own, derived from Exception
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         raise ModelError(f"ONNX Runtime cannot load it: {say(error)}", where=str(path)) from None
 
 
 def _ending_at(path: Path, outputs: Sequence[str]) -> bytes:
-    """A model with other outputs."""
+    """The bytes of a model with these outputs instead of its own."""
     import onnx
 
     model = onnx.load(str(path))
@@ -108,7 +111,7 @@ def _onnx_dtype(reference: str, name: str, kind: str) -> str:
 def _open_torchscript(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
     metadata, traced = _read_archive(reference, path)
     module = _load_torchscript(path)
-    # The inputs have no names that can be read without torch: pnnx's own are used.
+    # Without torch, the names of the inputs cannot be read. pnnx's names are used.
     if traced:
         dims: list[Dims | None] = [shape for shape, _ in traced]
         dtypes = [dtype for _, dtype in traced]
@@ -139,12 +142,12 @@ def _open_torchscript(reference: str, path: Path, shapes: Sequence[tuple[int, ..
 
 
 def _module_outputs(reference: str, module: Any, inputs: Sequence[InputSpec]) -> tuple[str, ...]:
-    """Names of the outputs; none without torch: their number is unknown until pnnx has read the file."""
+    """Names of the outputs. Empty without torch: their number is unknown until pnnx reads the file."""
     if module is None:
         return ()
     try:
         return tuple(named_outputs(module, example_inputs(inputs)))
-    except Exception as error:  # whatever is in the file: its own exceptions
+    except Exception as error:  # the code in the file may raise anything
         shown = " and ".join(listed(spec.shape) for spec in inputs)
         raise ModelError(
             f"does not run with input {shown}: {say(error)}",
@@ -154,7 +157,7 @@ def _module_outputs(reference: str, module: Any, inputs: Sequence[InputSpec]) ->
 
 
 def _load_torchscript(path: Path) -> Any:
-    """The module; None where torch is not installed."""
+    """The module; None if torch is not installed."""
     try:
         import torch
     except ImportError:
@@ -167,7 +170,10 @@ def _load_torchscript(path: Path) -> Any:
 
 
 def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tuple[Dims, str]] | None]:
-    """A TorchScript archive's extra files, and the shapes and types it was traced with, where it was; without torch."""
+    """(texts of the extra files of a TorchScript archive, shapes and types of a traced module's inputs or None).
+
+    The archive is read without torch.
+    """
     metadata: dict[str, str] = {}
     traced = None
     try:
@@ -193,17 +199,17 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
             where=reference,
             hint="save it with torch.jit.trace(...).save(...)",
         ) from None
-    if "config.txt" in metadata:  # Ultralytics keeps its metadata there
+    if "config.txt" in metadata:  # Ultralytics' metadata
         try:
             more = json.loads(metadata["config.txt"])
             metadata.update({str(k): v if isinstance(v, str) else repr(v) for k, v in more.items()})
         except (ValueError, AttributeError):
-            pass  # another program's file of that name
+            pass  # a file of that name by another program
     return metadata, traced
 
 
 class _TracedInputs(pickle.Unpickler):
-    """Reads the shapes out of ``traced_inputs.pkl``; every name in it stands for one of these, so nothing is run."""
+    """Reads the shapes in ``traced_inputs.pkl``. Only the names in ``find_class`` are allowed, so no code is run."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
@@ -220,7 +226,7 @@ class _TracedInputs(pickle.Unpickler):
         return pid[1]  # ('storage', type, key, device, count)
 
     def shapes(self) -> list[tuple[Dims, str]] | None:
-        """(dimensions with batch axis, type) of each input; None where something other than tensors was traced."""
+        """(dimensions with batch axis, type) of each input; None if something other than tensors was traced."""
         try:
             return [(tuple(map(int, shape)), str(dtype)) for shape, dtype in self.load()["forward"]] or None
         except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError):
@@ -228,7 +234,7 @@ class _TracedInputs(pickle.Unpickler):
 
 
 def _without_precision(stem: str) -> str:
-    """A file's name without the precision that ncnnkit puts at its end. Models made from it get one of their own."""
+    """A file's name without the suffix for its precision. Models made from it get a suffix of their own."""
     name, _, last = stem.rpartition("-")
     return name if name and last in PRECISIONS else stem
 
@@ -240,7 +246,7 @@ def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
     known = [tensor.shape for tensor in model.inputs]
     if exported and len(known) == 1 and not known[0]:
         known = [exported.shape]
-    # What the file says is a hint that ncnn does not read: the user may know better.
+    # ncnn ignores the shapes in the file, so the user's shapes take precedence.
     dims: list[Dims | None] = [(1, *shape) if shape and not shapes else None for shape in known]
     inputs = settle_inputs(reference, names, dims, ["float32"] * len(dims), shapes)
     try:
@@ -274,7 +280,7 @@ EXPORT = "metadata.yaml"
 
 @dataclass(frozen=True)
 class Export:
-    """What Ultralytics' export says of a model.
+    """Metadata that Ultralytics' export writes.
 
     Attributes:
         name: of the network, from the folder ``NAME_ncnn_model``.
@@ -288,7 +294,7 @@ class Export:
 
 
 def read_export(path: Path) -> Export | None:
-    """A :data:`EXPORT` file; None if there is none, or it is another program's.
+    """Read a :data:`EXPORT` file. None if there is none, or if another program wrote it.
 
     Raises:
         ModelError: it is not YAML, or the model was exported for more than one image at a time.
@@ -307,7 +313,7 @@ def read_export(path: Path) -> Export | None:
     height, width = sides if isinstance(sides, list) and len(sides) == 2 else (sides, sides)
     shape = (found.get("channels", 3), height, width)
     if not all(isinstance(side, int) and side > 0 for side in shape):
-        raise ModelError(f"imgsz {sides!r} is no size", where=str(path), hint="as imgsz: [640, 640]")
+        raise ModelError(f"imgsz {sides!r} is not a size", where=str(path), hint="such as imgsz: [640, 640]")
     if found.get("batch", 1) != 1:
         raise ModelError(
             f"the model was exported for {found['batch']} images at a time", where=str(path), hint="export with batch=1"
@@ -317,10 +323,10 @@ def read_export(path: Path) -> Export | None:
 
 
 def model_in(folder: Path) -> Path:
-    """The ``.param`` of a folder that Ultralytics' export to ncnn wrote.
+    """The path of the ``.param`` in a folder that Ultralytics' export to ncnn wrote.
 
     Raises:
-        ModelError: it is another folder.
+        ModelError: it is not such a folder.
     """
     params = sorted(folder.glob("*.param"))
     if len(params) != 1 or not (folder / EXPORT).is_file():

@@ -13,18 +13,21 @@ from ..onboard.scratch import Scratch
 
 
 def fix_inputs(path: Path, values: Mapping[str, float], scratch: Scratch) -> Path:
-    """Write the model with constants in the place of the inputs with these names.
+    """Write a copy of the model in which the inputs with these names are constants.
 
     Args:
         path: an ONNX file.
-        values: name of an input -> the number that all its elements are. Dimensions that are not fixed become 1.
-        scratch: gets the new file.
+        values: name of an input -> the value of all its elements. Dynamic dimensions become 1.
+        scratch: the new file is written here.
+
+    Returns:
+        The path of the new file.
 
     Raises:
-        ModelError: the model has no input of such a name, or one that cannot be this number, or no other input.
+        ModelError: the model has no input of such a name, its type cannot hold the number, or no input is left.
         ConvertError: the file cannot be read.
     """
-    import onnx_ir as ir  # takes a moment
+    import onnx_ir as ir  # slow to import
 
     from .onnx.reading import fed, load
 
@@ -50,7 +53,7 @@ def fix_inputs(path: Path, values: Mapping[str, float], scratch: Scratch) -> Pat
 
 
 def _fits(number: float, kind: np.dtype[Any]) -> bool:
-    """Whether a number is one of a type of whole numbers, or of true and false."""
+    """Whether an integer or boolean type can hold a number."""
     if kind.kind == "b":
         return number in (0, 1)
     return float(number).is_integer() and np.iinfo(kind).min <= number <= np.iinfo(kind).max

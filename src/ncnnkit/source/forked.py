@@ -1,4 +1,4 @@
-"""Work in a copy of this process, so that a crash or a hang there is an error here."""
+"""Runs work in a fork of this process, so that a crash or a hang becomes an exception here."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _PIECE = 1 << 16
 
 
 def run_forked(work: Callable[[], object], folder: Path, *, limit: float, what: str) -> None:
-    """Do work in a child process made by a fork, which has this process's objects. Its results must be files.
+    """Run a function in a forked child process, which has a copy of this process's objects. Results must be files.
 
-    The child is silent, computes with one thread, and makes its temporary files in ``folder``.
+    The child prints nothing, computes with one thread, and writes its temporary files to ``folder``.
 
     Args:
-        work: is called in the child; what it returns is lost.
-        folder: where it may write.
+        work: called in the child. Its return value is lost.
+        folder: the folder for temporary files.
         limit: seconds until the child is killed.
-        what: the worker's name in errors.
+        what: name of the work in errors.
 
     Raises:
-        ConvertError: ``work`` raised an exception, the child crashed, or it did not finish. A killed child's peak
-            memory is part of the text.
+        ConvertError: ``work`` raised an exception, the child crashed, or it did not finish in time. The message gives
+            the peak memory of a child that was killed.
     """
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: the child uses none of them
+        warnings.simplefilter("ignore", DeprecationWarning)  # about threads and fork: the child uses no parent's thread
         child = os.fork()
     if not child:
         _work(work, writing, folder)
@@ -69,7 +69,7 @@ def run_forked(work: Callable[[], object], folder: Path, *, limit: float, what: 
 
 
 def _read(descriptor: int, limit: float) -> bytes | None:
-    """What comes until the other end is closed; None if it is still open after ``limit`` seconds."""
+    """All bytes until the other end is closed; None if it is still open after ``limit`` seconds."""
     until, answer = time.monotonic() + limit, b""
     while select.select([descriptor], [], [], max(until - time.monotonic(), 0))[0]:
         piece = os.read(descriptor, _PIECE)
@@ -80,11 +80,12 @@ def _read(descriptor: int, limit: float) -> bytes | None:
 
 
 def _work(work: Callable[[], object], answer: int, folder: Path) -> NoReturn:
-    """The child. It ends here, whatever happens: nothing of the parent's is cleaned up or flushed a second time."""
+    """The child process. It exits here in any case, so that the parent's exit handlers do not run a second time."""
     status = 1
     try:
         faulthandler.disable()  # the parent reports a crash
-        gc.freeze()  # the parent's garbage: a session of ONNX Runtime would wait here for threads that it has there
+        # The parent's garbage must not be collected here: ONNX Runtime would wait for threads that a fork lacks.
+        gc.freeze()
         die_with_parent()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""An original as an ONNX file with fixed shapes: what other engines read."""
+"""Writes an original as an ONNX file with fixed shapes, which other engines can read."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ FILE = "original.onnx"
 
 
 def as_onnx(source: ModelSource, folder: Path) -> Path:
-    """Write an original as one ONNX file whose inputs have the shapes of a run.
+    """Write an original as one ONNX file with the input shapes of a run.
 
-    Its inputs are called ``input0`` and so on, its outputs ``output0``: some engines' tools change other names, or make
-    files of them.
+    Its inputs are called ``input0`` and so on, its outputs ``output0``. The tools of some engines change other names,
+    or use them as file names.
 
     Args:
-        source: the original. Where its file was cut, the part that ncnn computes.
-        folder: gets the file.
+        source: the original. If its file was cut, the part that ncnn computes is written.
+        folder: the file is written here.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        ConvertError: there is no ONNX file of it, and torch cannot write one.
+        ConvertError: the original is an ncnn model, or torch cannot export it.
     """
     import onnx
 
@@ -46,7 +49,7 @@ def as_onnx(source: ModelSource, folder: Path) -> Path:
 
 
 def _rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Change names of values in a graph, and in the graphs within it. An input that is an output, too, keeps a name."""
+    """Rename values in a graph and in its subgraphs."""
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]

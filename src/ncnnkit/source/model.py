@@ -1,4 +1,4 @@
-"""What an opened model is, and what every way of opening one shares: shapes, metadata, names."""
+"""The class of opened models, and what all ways to open one share: shapes, metadata, names."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from ..tasks.known import Known
 
 Array = NDArray[Any]
 Original = Callable[[list[Array]], list[Any]]
-"""One sample through the original: arrays as it takes them in, its outputs out."""
+"""A function that runs the original on one sample: input arrays of the original's shapes and types -> outputs."""
 
 
 @dataclass(frozen=True)
 class QuantisedOriginal:
-    """The original as it is, where it is quantised and ``ModelSource`` is the same in floating point.
+    """A quantised original. Its ``ModelSource`` is the same model in floating point.
 
     Attributes:
-        run: one sample through it; None if that is not comparable.
+        run: runs it on one sample; None if its outputs cannot be compared with those of the ``ModelSource``.
         layers: names of the operators that keep their scales.
-        lost: reason -> names of the operators whose quantisation ncnn's int8 cannot keep.
+        lost: reason -> names of the operators whose quantisation ncnn's int8 cannot represent.
     """
 
     run: Original | None
@@ -53,7 +53,7 @@ class QuantisedOriginal:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """An original model, ready to be converted and to be run for its reference outputs.
+    """An original model. It can be converted, and run to get its reference outputs.
 
     Attributes:
         reference: as the user typed it.
@@ -62,24 +62,24 @@ class ModelSource:
         path: its file; None for a module made by code.
         inputs: in the model's order.
         outputs: names, in the model's order.
-        engine: what computes the reference outputs: torch, onnxruntime, or ncnn where there is no other original.
-        preprocess: how images become its input, None if nothing says so.
-        preprocess_origin: where that was found.
+        engine: the engine that computes the reference outputs: torch, onnxruntime, or ncnn if there is no other
+            original.
+        preprocess: how images become its input; None if unknown.
+        preprocess_origin: where the preprocessing was found.
         labels: class names by index.
-        run: one sample through the original; None if there is no original but ncnn itself.
-        classes: how many classes it has, where the library that built it knows that it classifies.
-        module: the ``torch.nn.Module``, where torch has loaded or made one.
-        searches: whether the module was seen to sort or search, which ncnn cannot.
-        changes: how it differs from the user's file, a sentence each: where it was cut, what it is fed with.
-        tail: the operators of the user's file that come after its outputs, where it was cut.
-        quantised: the user's file where it is quantised; ``path`` and ``run`` are then the same in floating point.
+        run: runs the original on one sample; None if there is no original but ncnn itself.
+        classes: the number of classes, if the library that built it knows it as a classifier.
+        module: the ``torch.nn.Module``, if torch loaded or made one.
+        searches: whether the module sorts or searches, which ncnn cannot do.
+        changes: how it differs from the user's file, one sentence each: where it was cut, how its inputs changed.
+        tail: types of the operators of the user's file that come after its outputs, if it was cut.
+        quantised: the user's file, if it is quantised; ``path`` and ``run`` are then the same in floating point.
         metadata: of its file, as texts; empty for a module made by code.
         decoder: how its outputs become a prediction; None if unknown.
-        decoder_origin: what a guess of the decoder rests on, a clause; empty if it is no guess.
-        predict: what computes the prediction of the user's file from the outputs; None where ``decoder`` is all that
-            is known of it.
-        scratch: the temporary folder that ``path`` is in, where it was changed. It goes with this object.
-        others: the same original for inputs of other shapes, which the network must take, too.
+        decoder_origin: the evidence for a guessed decoder, a clause; empty if it was not guessed.
+        predict: computes the prediction of the user's file from the outputs; None if only ``decoder`` can.
+        scratch: the temporary folder of ``path``, if the file was changed. It is deleted with this object.
+        others: the same original for inputs of other shapes, which the network must accept, too.
     """
 
     reference: str
@@ -108,14 +108,14 @@ class ModelSource:
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of the inputs, without the batch axis."""
+        """The shapes of the inputs, without the batch axis."""
         return [spec.shape for spec in self.inputs]
 
     def at(self, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
-        """The same original for inputs of other shapes. Whether it takes them shows when it runs.
+        """The same original for inputs of other shapes. Whether it accepts them is known only when it runs.
 
         Raises:
-            ModelError: a shape has another number of axes, or the memory has no room for it.
+            ModelError: a shape has another number of axes, or there is too little memory for it.
         """
         for spec, shape in zip(self.inputs, shapes, strict=True):
             if len(shape) != len(spec.shape) or spec.original is not None:
@@ -126,7 +126,7 @@ class ModelSource:
 
     @property
     def as_quantised(self) -> ModelSource | None:
-        """The original as it is, where that is quantised and can be run."""
+        """The quantised original; None if the original is not quantised, or cannot be run as it is."""
         return replace(self, run=self.quantised.run) if self.quantised and self.quantised.run else None
 
     @property
@@ -136,20 +136,20 @@ class ModelSource:
 
     @property
     def file(self) -> Path:
-        """The path of an original that is a file."""
+        """The path of the original's file. Only for originals that are files."""
         assert self.path is not None, self.kind
         return self.path
 
     def known(self, samples: Sequence[Sequence[Array]] = (), *, labelled: bool = False) -> Known:
-        """What says what the network is for.
+        """The facts from which the task of the network is guessed.
 
         Args:
             samples: its outputs for some samples.
-            labelled: whether there is a class for each image.
+            labelled: whether the class of each image is given.
         """
         axes, shape = image_input(self.inputs), self.shapes[0] if len(self.inputs) == 1 else ()
         size, channels = ((axes.height, axes.width), axes.channels) if axes else ((0, 0), 0)
-        if not axes and len(shape) == 3:  # such as several images as the channels of one
+        if not axes and len(shape) == 3:  # for example, several images stacked along the channels
             channels, size = shape[0], (shape[1], shape[2])
         return Known(
             samples, size, self.metadata, self.labels or (), self.name, channels, self.classes, labelled,
@@ -161,7 +161,7 @@ class ModelSource:
 
         Args:
             graph: the optimised network.
-            outputs: the shapes of the original's, by their names.
+            outputs: name of an output of the original -> its shape.
             classes: see :class:`ncnnkit.record.run.Model`.
         """
         return Model(
@@ -177,17 +177,17 @@ class ModelSource:
         )
 
     def engine_record(self) -> Reference:
-        """What computes the reference outputs, as run.json holds it."""
+        """The engine that computes the reference outputs, as run.json holds it."""
         return Reference(engine=self.engine, version=installed(self.engine), origin=_ORIGINS[self.engine])
 
     def reference_outputs(self, samples: Samples) -> Iterator[tuple[NDArray[np.float32], ...]]:
-        """What the original computes for each sample, one at a time.
+        """Run the original on each sample, one at a time.
 
         Args:
-            samples: in the order of ``self.inputs``; each array is cast to the input's own type.
+            samples: arrays in the order of ``self.inputs``; each is cast to the input's own type.
 
         Yields:
-            A float32 array for each of ``self.outputs``; the model's own batch axis of 1 is folded away.
+            A float32 array for each of ``self.outputs``, without the model's batch axis of 1.
 
         Raises:
             ModelError: the original fails on a sample, its outputs are not arrays, or the engine is ncnn (run the
@@ -225,7 +225,7 @@ def _fold_batch(value: Any, name: str) -> NDArray[np.float32]:
 
 
 def example_arrays(inputs: Sequence[InputSpec]) -> list[Array]:
-    """An array for each input, of its shape and type; the same every time. Integers are zeros: valid indices."""
+    """An array for each input, of its shape and type; the same every time. Integers are zero: always a valid index."""
     noise = np.random.default_rng(0)
     return [
         noise.random(spec.shape).astype(spec.dtype)
@@ -236,7 +236,7 @@ def example_arrays(inputs: Sequence[InputSpec]) -> list[Array]:
 
 
 def say(error: BaseException) -> str:
-    """An exception of a library as one short clause."""
+    """The message of a library's exception as one short clause."""
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:\s*)?", "", text)
     text = text if len(text) <= 300 else f"{text[:300]} …"
@@ -248,7 +248,7 @@ def say(error: BaseException) -> str:
 
 def file_safe(name: str) -> str:
     """A name that is safe in file names on every system, and that run.json may hold (``record.names.PLAIN_NAME``)."""
-    # A file name may have 255 bytes; precision, device and ending come behind.
+    # A file name may have 255 bytes; precision, device and ending are appended.
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:_LONGEST_NAME].strip("-.") or "model"
 
 
@@ -256,7 +256,7 @@ _LONGEST_NAME = 100
 
 
 Dims = tuple[Any, ...]
-"""An input's dimensions with the batch axis; what is not an integer above zero is dynamic."""
+"""An input's dimensions with the batch axis. A dimension that is not an integer above zero is dynamic."""
 
 
 def settle_inputs(
@@ -266,7 +266,7 @@ def settle_inputs(
     dtypes: Sequence[str],
     shapes: Sequence[tuple[int, ...]],
 ) -> tuple[InputSpec, ...]:
-    """The inputs with the shapes the user gave; ``dims`` is None where not even the rank is known."""
+    """The inputs with the shapes that the user gave. An entry of ``dims`` is None if not even the rank is known."""
     if shapes and len(shapes) != len(names):
         raise ModelError(
             f"{len(shapes)} shapes are given, but the model has {len(names)} inputs ({', '.join(names)})",
@@ -282,11 +282,11 @@ def settle_inputs(
     )
 
 
-_COPIES = 4  # of its inputs, which the sample, the original, ncnn and what either computes first hold at the least
+_COPIES = 4  # of the inputs in memory, at least: the sample, the original, ncnn, and the first blob that is computed
 
 
 def _check_room(reference: str, shapes: Sequence[tuple[int, ...]]) -> None:
-    """Refuse inputs that the memory has no room for before any is taken."""
+    """Refuse inputs that are too large for the memory before any is allocated."""
     needed = _COPIES * sum(np.dtype(np.float32).itemsize * math.prod(shape) for shape in shapes) / 1e6
     free = system_memory_mb("MemAvailable")
     if free is not None and needed > free:
@@ -298,7 +298,7 @@ def _check_room(reference: str, shapes: Sequence[tuple[int, ...]]) -> None:
 
 
 def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The shape that the original takes. A first axis that is 1 or not fixed is the batch axis, and is 1 here."""
+    """The shape of an input of the original. A first axis that is 1 or dynamic is the batch axis, and becomes 1."""
     if given is not None and not (given and all(size > 0 for size in given)):
         raise ModelError(f"shape {listed(given)} is not usable", where=where)
     if known is None:
@@ -306,7 +306,7 @@ def _settle_shape(where: str, known: Dims | None, given: tuple[int, ...] | None)
             raise ModelError(
                 "the file does not contain its shape", where=where, hint=f"give it, such as {shape_option(3, 224, 224)}"
             )
-        # Without a rank to compare with, only four dimensions or more say that the first is the batch axis.
+        # The rank is unknown: a first dimension of 1 counts as the batch axis only if there are four or more.
         return given if len(given) >= 4 and given[0] == 1 else (1, *given)
     fixed = [size if isinstance(size, int) and size > 0 else None for size in known]
     shown = listed("?" if size is None else size for size in fixed)
@@ -343,12 +343,12 @@ def read_metadata(
 ) -> tuple[Preprocess | None, str, tuple[str, ...] | None]:
     """(preprocessing, where it was found, class names) from a model file's own metadata."""
     labels = None
-    # YOLOv5's own files do not say the task. A file of another program may have "names", too.
+    # YOLOv5's own files do not name the task. A file of another program may have "names", too.
     by_ultralytics = "names" in metadata and not metadata.keys().isdisjoint(("task", "stride"))
     try:
         if _LABELS_KEY in metadata:
             labels = tuple(readable(str(name)) for name in json.loads(metadata[_LABELS_KEY]))
-        elif by_ultralytics:  # a Python dict, class index -> name; the index is a string where JSON has been at it
+        elif by_ultralytics:  # a Python dict, class index -> name; the index is a string if it came through JSON
             given = ast.literal_eval(metadata["names"])
             names = dict(enumerate(given)) if isinstance(given, list) else given
             labels = tuple(readable(str(names[index])) for index in sorted(names, key=int))

@@ -1,11 +1,11 @@
-"""The normalisation that a network begins with, moved into the preprocessing of its images.
+"""Moves the normalisation at the beginning of a network into the preprocessing of its images.
 
-Many files begin with ``(x - mean) / std``, and the preprocessing of images ends with it. The board computes it once: in
-the preprocessing. This is exact whatever layer follows, because a convolution pads its input after it. Folding it into
-a convolution that pads would not be.
+Many networks begin with ``(x - mean) / std``, and the preprocessing of images ends with the same operation. Merging the
+two saves layers on the board. It is exact for every layer that follows. Folding the normalisation into a convolution
+would not be exact if the convolution pads its input, because it pads after the normalisation.
 
-A normalisation is recognised by what it computes. The first layers run on two constant images and one of noise. If each
-channel comes out scaled and shifted, the layers are a normalisation, whatever way they were written.
+A normalisation is recognised by its results, not by its layers. The first layers run on two constant images and one
+image of noise. They are a normalisation if they scale and shift each channel.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _STEPS = frozenset(
     ("BatchNorm", "Bias", "BinaryOp", "Concat", "Crop", "Dropout", "Eltwise", "ExpandDims", "Flip", "Reshape", "Scale",
      "Slice", "Split", "Squeeze", "UnaryOp")
 )  # fmt: skip
-"""The layers that a normalisation may consist of. Whether they are one is measured."""
+"""The types of layers that a normalisation may consist of. Whether the layers are a normalisation is then measured."""
 
-_ROUNDING = 1e-5  # of the span of a channel: fp32 leaves less
-_SHORTEST = 5e-7  # a relative change as small as the rounding of what was measured; so 0.4560001 is written 0.456
-_OF_PIXELS = 10.0  # a mean or std beyond it is one of pixels from 0 to 255, not of pixels from 0 to 1
-_WIDEST_STD = 0.8  # of pixels from 0 to 1. A std of about 1 is one of inputs that are normalised already
+_ROUNDING = 1e-5  # largest error relative to the span of a channel; fp32 rounding is smaller
+_SHORTEST = 5e-7  # relative error allowed when numbers are shortened: as small as rounding, so 0.4560001 becomes 0.456
+_OF_PIXELS = 10.0  # a larger mean or std belongs to pixels from 0 to 255, not to pixels from 0 to 1
+_WIDEST_STD = 0.8  # of pixels from 0 to 1. A std of about 1 belongs to inputs that are normalised already
 
 _SWAPPED = {"rgb": "bgr", "bgr": "rgb"}
 
@@ -40,14 +40,14 @@ NORMALISES = f"{GUESSED}the network normalises its input itself, so it takes pix
 
 @dataclass(frozen=True)
 class Fed:
-    """A network without its normalisation, and how it is fed with images.
+    """A network without its normalisation, and the preprocessing of its images.
 
     Attributes:
         graph: the network.
-        preprocess: what the network takes; None if the samples are no images.
-        original: what the original network takes. It differs if a normalisation was folded.
+        preprocess: of this network; None if the samples are not images.
+        original: preprocessing of the original network. It differs if a normalisation was folded.
         origin: where the preprocessing comes from.
-        changes: what was folded, a sentence each.
+        changes: what was folded, one sentence each.
     """
 
     graph: Graph
@@ -65,10 +65,10 @@ def fold_normalisation(graph: Graph, preprocess: Preprocess | None, origin: str,
         preprocess: of the original network.
         origin: where it comes from. If it is a guess, images are fed to the original as pixels from 0 to 1 or from 0
             to 255, whichever its normalisation is made for.
-        images: whether all samples are images. Nothing is folded if some are arrays: these are fed as they are.
+        images: whether all samples are images. Nothing is folded if some are arrays, because arrays are fed unchanged.
 
     Returns:
-        The network as it is, where it does not begin with a normalisation.
+        The new network and preprocessing. Both are unchanged if the network does not begin with a normalisation.
     """
     unchanged = Fed(graph, preprocess, preprocess, origin)
     region = _region(graph) if images and preprocess else None
@@ -90,14 +90,14 @@ def fold_normalisation(graph: Graph, preprocess: Preprocess | None, origin: str,
 
 @dataclass(frozen=True)
 class _Region:
-    """The first layers of a network, up to a blob that all others follow from.
+    """The first layers of a network, up to a blob from which all later layers are computed.
 
     Attributes:
         layers: without the constants that they read.
-        constants: the MemoryData layers that only they read.
+        constants: the MemoryData layers that these layers read.
         begin: the Input layer.
-        end: the blob that they make, of the shape of the input.
-        shape: of the input.
+        end: the blob that the layers compute. It has the shape of the input.
+        shape: of the input, (C, H, W).
     """
 
     layers: tuple[Layer, ...]
@@ -113,7 +113,7 @@ class _Region:
 
 
 def _region(graph: Graph) -> _Region | None:
-    """The longest beginning that may be a normalisation; None if the network begins with another layer."""
+    """The longest sequence of first layers that may be a normalisation; None if there is none."""
     inputs = [layer for layer in graph.layers if layer.type == "Input"]
     (shape, *_) = [*graph.input_shapes(), ()]
     if len(inputs) != 1 or len(shape) != 3:
@@ -142,9 +142,9 @@ class _Normalisation:
     """Each channel of the output is ``scale * x + offset`` of a channel of the input.
 
     Attributes:
-        scale: one for each channel of the output.
-        offset: likewise.
-        swapped: whether the channels are those of the input in reverse order.
+        scale: float64 (C,), one number for each channel of the output.
+        offset: float64 (C,), likewise.
+        swapped: whether the output has the channels of the input in reverse order.
     """
 
     scale: NDArray[np.float64]
@@ -153,11 +153,11 @@ class _Normalisation:
 
 
 def _measured(region: _Region, preprocess: Preprocess) -> _Normalisation | None:
-    """What the layers compute of images; None if it is no normalisation."""
+    """The normalisation that the layers compute; None if they compute something else."""
     channels, *_ = region.shape
     if channels != preprocess.channels:
         return None
-    # The values of black and white pixels. A function that is a line only beyond them is none.
+    # Values of black and white pixels. The layers must be linear between these two.
     black, white = (_values(preprocess, pixel) for pixel in (0.0, 255.0))
     shares = np.random.default_rng(0).random(region.shape)
     with Session(region.graph) as net:
@@ -180,20 +180,20 @@ def _measured(region: _Region, preprocess: Preprocess) -> _Normalisation | None:
 
 
 def _values(preprocess: Preprocess, pixel: float) -> NDArray[np.float64]:
-    """What a pixel becomes in each channel, (C, 1, 1)."""
+    """The value of a pixel after the preprocessing, in each channel, (C, 1, 1)."""
     mean, std = (np.array(values, np.float64).reshape(-1, 1, 1) for values in (preprocess.mean, preprocess.std))
     made: NDArray[np.float64] = (pixel / preprocess.divisor - mean) / std
     return made
 
 
 def _padded_with_pixels(preprocess: Preprocess) -> bool:
-    """Whether all of the tensor is normalised pixels. Padding that is zero in it would not stay zero."""
+    """Whether padding is filled with pixels. A padding of zeros is not normalised, so it would change."""
     fit = preprocess.resize
     return not isinstance(fit, Fit) or fit.way == "multiple" or fit.fill is not None
 
 
 def _composed(preprocess: Preprocess, after: _Normalisation) -> Preprocess:
-    """The preprocessing that ends with a normalisation."""
+    """The preprocessing followed by the normalisation, as one preprocessing."""
     mean, std = np.array(preprocess.mean), np.array(preprocess.std)
     color = preprocess.color
     if after.swapped:
@@ -212,14 +212,14 @@ def _composed(preprocess: Preprocess, after: _Normalisation) -> Preprocess:
 
 
 def _shortest(value: float, std: float) -> float:
-    """The number of the fewest digits that is the same up to the rounding of fp32, beside a std."""
+    """The number with the fewest digits that equals ``value`` up to fp32 rounding, relative to it and to a std."""
     rounding = _SHORTEST * max(abs(value), abs(std))
     numbers = (float(f"{value:.{digits}g}") for digits in range(1, 18))
     return next(number for number in numbers if abs(number - value) <= rounding) + 0.0  # no -0.0
 
 
 def _plain_pixels(found: _Normalisation) -> tuple[float, str] | None:
-    """The divisor of pixels that a normalisation is made for, and their range; None if it does not show."""
+    """The divisor of the pixels that a normalisation is made for, and their range; None if it is not clear."""
     mean, std = -found.offset / found.scale, 1 / found.scale
     if max(np.abs(mean).max(), np.abs(std).max()) > _OF_PIXELS:
         return 1.0, "0 to 255"

@@ -1,4 +1,4 @@
-"""ONNX weights kept in other files, put back into the model: pnnx reads one file only."""
+"""Puts the external weights of an ONNX model into the model file, because pnnx reads only one file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # protobuf's field numbers of onnx.proto.
-_CHILDREN = {  # message -> its fields that lead to tensors, and what they hold
+_CHILDREN = {  # message -> its fields that contain tensors, and the messages in them
     "model": {7: "graph"},
     "graph": {1: "node", 5: "tensor"},
     "node": {5: "attribute"},
@@ -17,13 +17,13 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def inline_external_data(path: Path) -> bytes | None:
-    """An ONNX model with the weights of its other files inside.
+    """Read an ONNX model with its external data included.
 
     Args:
-        path: a valid model; the other files' names are relative to its folder.
+        path: a valid model. The names of its data files are relative to its folder.
 
     Returns:
-        The bytes of the whole model, None if it has no other files.
+        The bytes of the whole model, or None if it has no external data.
 
     Raises:
         OSError: one of the files cannot be read.

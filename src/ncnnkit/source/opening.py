@@ -1,4 +1,4 @@
-"""A recipe's model, opened: its preprocessing, its random weights, and a model with its images."""
+"""Opens a recipe's model with its images: chooses the preprocessing, reads labels, sets up random weights."""
 
 from __future__ import annotations
 
@@ -28,28 +28,36 @@ from . import ModelSource, open_model
 from .torch_models import BUILDERS
 
 GUESSED = "a guess: "
-"""What the origin of a guessed preprocessing begins with."""
+"""The origin of a guessed preprocessing begins with this."""
 
 GUESS = f"{GUESSED}resized to the input's size, RGB, ImageNet's mean and std"
 
 ARRAYS = "none: the inputs are arrays"
-"""The origin where samples are no images."""
+"""The origin if samples are not images."""
 
 WAVEFORMS = "none: the inputs are recordings with {} samples a second, from -1 to 1"
-"""The origin where samples are recordings."""
+"""The origin if samples are recordings."""
 
 STATISTICS_IMAGES = 16  # at most, for the batch-norm statistics of a network with random weights
-STATISTICS_PIXELS = STATISTICS_IMAGES * 224 * 224  # so many say enough
+STATISTICS_PIXELS = STATISTICS_IMAGES * 224 * 224  # so many are enough
 
 
 def choose_preprocess(source: ModelSource, name: str, fields: Mapping[str, Any]) -> tuple[Preprocess | None, str]:
-    """The preprocessing and a sentence saying where it came from: the user, the model itself, or a guess.
+    """The preprocessing, and a text that names its origin: the user, the model itself, or a guess.
 
-    Of several inputs, the first that takes images counts; the images of the others are scaled to their own sizes.
+    If there are several inputs, the first one for images decides. Images of the others are resized to their own sizes.
 
     Args:
+        source: the opened model.
         name: of a preset; empty if none is asked for.
-        fields: of Preprocess, that the user gave; they go before all others.
+        fields: fields of Preprocess that the user gave. They take precedence over all others.
+
+    Returns:
+        (preprocessing, origin). The preprocessing is None if the network takes arrays and no fields are given.
+
+    Raises:
+        RecipeError: there is no such preset, a field has a wrong value, or fields are given but several inputs take
+            arrays.
     """
     several = len(source.inputs) > 1
     inputs = tuple(spec for spec in source.inputs if image_axes(spec.shape))[:1] if several else source.inputs
@@ -70,10 +78,10 @@ def choose_preprocess(source: ModelSource, name: str, fields: Mapping[str, Any])
     else:
         return None, ARRAYS
     if fields:
-        # Who gives these means them for arrays, too.
+        # A user who gives these means them for arrays, too.
         implied: dict[str, Any] = {"arrays": True} if {"divisor", "mean", "std"} & fields.keys() else {}
         if isinstance(fields.get("crop"), Tiles | Mapping):
-            implied["resize"] = None  # tiles are of the image at its own size
+            implied["resize"] = None  # tiles are cut from the image at its own size
         found = Preprocess.from_dict({**found.to_dict(), **implied, **fields})
         given = ", ".join(sorted(fields))
         origin = f"{given} as given" + ("" if origin == GUESS else f", the rest from {origin}")
@@ -88,11 +96,19 @@ def _for_arrays(fields: Iterable[str], inputs: Sequence[InputSpec]) -> RecipeErr
 
 
 def as_used(preprocess: Preprocess | None, origin: str, *sets: ImageSet) -> tuple[Preprocess | None, str]:
-    """The preprocessing and its origin, as far as the samples of these sets need it.
+    """The preprocessing that the samples of these sets need, and its origin.
+
+    Args:
+        preprocess: as chosen for the model.
+        origin: of that.
+        sets: one or more sets of samples.
+
+    Returns:
+        (preprocessing, origin). The preprocessing is None if the samples are recordings, or arrays that need none.
 
     Raises:
-        ImageError: recordings of the sets have different rates.
-        RecipeError: several inputs take arrays, and options say how these are normalised.
+        ImageError: recordings of the sets have different sample rates.
+        RecipeError: several inputs take arrays, or the samples are recordings, but options ask for a normalisation.
     """
     inputs = sets[0].inputs
     rates = sorted(set().union(*(images.rates for images in sets)))
@@ -111,7 +127,7 @@ def as_used(preprocess: Preprocess | None, origin: str, *sets: ImageSet) -> tupl
 
 
 KINDS_BY_DECODER = {"boxes": "boxes", "ctc": "texts"}
-"""Kind of a decoder -> the kind of labels that its predictions are compared with, where the task is not known yet."""
+"""Kind of a decoder -> kind of the labels for its predictions. Used while the task is not known yet."""
 
 
 def open_labels(
@@ -124,29 +140,38 @@ def open_labels(
     """The labels of a recipe; None if it has none.
 
     Args:
-        path: of the recipe.
-        samples: which they are about.
+        path: of the labels, as in the recipe; empty if there are none.
+        samples: the samples that the labels describe.
         source: the network.
-        task: that the user named, if any.
+        task: the task that the user named, if any.
         preprocess: of the images.
 
     Raises:
-        ImageError: they cannot be read, or are of another kind than the task compares with.
+        ImageError: the labels cannot be read, or are not of the kind that the task needs.
     """
     if not path:
         return None
     if task is not None and not task.labels:
-        raise ImageError(f"labels are given, and the task {task.name} compares with none", hint="leave --labels out")
+        raise ImageError(f"labels are given, but the task {task.name} uses none", hint="leave --labels out")
     kind = task.labels if task else KINDS_BY_DECODER.get(source.decoder.kind, "") if source.decoder else ""
     posed = task.name == Pose.name if task else source.decoder is not None and source.decoder.keypoints[0] > 0
     return read_labels(path, samples, kind=kind, names=source.labels, preprocess=preprocess, posed=posed)
 
 
 def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact, ImageSet, list[str]]:
-    """(model, images, what to say of the preprocessing) of an ncnn model, for the single steps of the main job.
+    """Open an ncnn model and its images, for commands that do a single step of a run.
 
     Args:
-        most: so many images are enough; all by default.
+        recipe: names the model, the images and the preprocessing.
+        most: check only so many images; by default all.
+
+    Returns:
+        (model, images, sentences about the preprocessing to show to the user).
+
+    Raises:
+        ModelError: the model is not an ncnn model, or cannot be used.
+        ImageError: the images cannot be used.
+        RecipeError: the preprocessing cannot be used.
     """
     param = Path(recipe.model)
     if param.suffix != ".param":
@@ -157,19 +182,22 @@ def open_with_images(recipe: Recipe, most: int | None = None) -> tuple[Artifact,
     preprocess, origin = choose_preprocess(source, recipe.preset, recipe.preprocess)
     images = find_images(recipe.images, preprocess, source.inputs).distinct().checked(most)
     preprocess, origin = as_used(preprocess, origin, images)
-    if preprocess is not None:  # what is made of this model is fed as it is here
+    if preprocess is not None:  # models made from this one get the same preprocessing
         model = replace(model, preprocess=preprocess, pillow=installed("Pillow"), given=model.graph)
     doubts = preprocessing_doubts(images, source.inputs, preprocess)
     return model, images, [f"preprocessing: {origin}", *copies_said(images.copies), *doubts]
 
 
 def statistics_count(shape: tuple[int, ...]) -> int:
-    """How many inputs of a shape (channels first) say enough for batch-norm statistics: a video counts its frames."""
+    """The number of samples of a shape (channels first) that batch-norm statistics need. A video counts its frames."""
     return max(2, min(STATISTICS_IMAGES, STATISTICS_PIXELS // math.prod(shape[1:])))
 
 
 def settle_random_weights(recipe: Recipe, source: ModelSource, images: ImageSet) -> ModelSource:
-    """Random weights need batch-norm statistics of real images: without them every image has the same outputs."""
+    """Set the batch-norm statistics of a network with random weights from images.
+
+    Without them, the network gives nearly the same outputs for every image.
+    """
     library, _, _ = recipe.model.partition(":")
     if recipe.weights != "none" or library not in BUILDERS or len(source.inputs) != 1:
         return source

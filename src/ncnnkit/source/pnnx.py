@@ -1,7 +1,7 @@
-"""An ONNX or TorchScript file as ncnn's graph, by pnnx's own binary.
+"""Converts an ONNX or TorchScript file to ncnn's graph with pnnx's binary.
 
-pnnx runs in a folder of its own and is not trusted: it may crash, hang, or write a network that is none. What it prints
-is added to :data:`~ncnnkit.record.folder.LOG` in the caller's folder.
+pnnx runs in a folder of its own, and its result is checked: it may crash, hang, or write a file that is not a valid
+network. Its output is appended to :data:`~ncnnkit.record.folder.LOG` in the caller's folder.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ FAILURE_HINTS = {
     ".pt": "does the shape fit? Otherwise trace the model (torch.jit.trace) instead of scripting it, freeze it "
     "(torch.jit.freeze), or export it to ONNX",
 }
-"""What to do where pnnx fails, by the ending of the file that it reads."""
+"""Suffix of the file that pnnx reads -> what to do if pnnx fails."""
 
 LEAST_SECONDS = 60.0
 SECONDS_PER_MB = 2.0
-"""pnnx may take so long, and so much longer for each MB of the model. Unless it hangs, it takes a tenth of that."""
+"""Time limit of pnnx: so many seconds, and so many more for each MB of the model. It normally takes a tenth of that."""
 
-_CAST = "Tensor.to"  # what pnnx leaves of a type's conversion
+_CAST = "Tensor.to"  # the layer type that pnnx writes for a cast
 
 # pnnx's letters for types, after a shape.
 _DTYPES = {
@@ -47,14 +47,14 @@ _DTYPES = {
 
 
 def find_pnnx() -> Path:
-    """pnnx's binary: that of the Python package, or one on the PATH.
+    """The path of pnnx's binary: in the Python package, or on the PATH.
 
     Raises:
         ConvertError: there is none.
     """
     package = importlib.util.find_spec("pnnx")
     if package is not None and package.submodule_search_locations:
-        # Importing the package would import torch, which its binary does not need.
+        # The package is not imported: that would import torch, which the binary does not need.
         for folder in package.submodule_search_locations:
             for path in (Path(folder, "pnnx"), Path(folder, "pnnx.exe")):
                 if path.is_file():
@@ -66,15 +66,16 @@ def find_pnnx() -> Path:
 
 
 def convert_file(path: Path, inputs: Sequence[InputSpec], folder: Path) -> Graph:
-    """A file as ncnn's graph, fp32, not yet optimised.
+    """Convert a file to ncnn's graph in fp32, not yet optimised.
 
     Args:
-        path: ONNX (``.onnx``) or TorchScript (any other ending).
+        path: ONNX (``.onnx``) or TorchScript (any other suffix).
         inputs: in the model's order, with their shapes without the batch axis.
-        folder: pnnx works below it, and its log stays there.
+        folder: pnnx runs in a temporary folder inside it; the log is written here.
 
     Returns:
-        Its inputs are called in0, in1 and so on, its outputs out0, out1; a blob that no layer reads is an output, too.
+        The graph. Its inputs are called in0, in1 and so on, its outputs out0, out1. A blob that no layer reads is an
+        output, too.
 
     Raises:
         ConvertError: pnnx is missing or fails, its network cannot be read, or ncnn has no layer for an operator.
@@ -88,7 +89,7 @@ def convert_file(path: Path, inputs: Sequence[InputSpec], folder: Path) -> Graph
 
 
 def _place(path: Path, folder: Path) -> Path:
-    """The model in a folder of its own, under a plain name: pnnx cuts paths at dots and takes commas for lists."""
+    """Link or copy the model into a folder under a plain name: pnnx cuts paths at dots, and commas mean a list."""
     onnx = path.suffix.lower() == ".onnx"
     model = folder / ("model.onnx" if onnx else "model.pt")
     try:
@@ -106,11 +107,11 @@ def _place(path: Path, folder: Path) -> Path:
 
 
 def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str:
-    """What pnnx printed. Raises ConvertError where it failed."""
+    """Run pnnx and return its output. Raises ConvertError if it fails."""
     shapes = ",".join(
         f"[{','.join(map(str, spec.original_shape))}]{_DTYPES.get(spec.dtype, spec.dtype)}" for spec in inputs
     )
-    # fp16=0: pnnx stores weights as fp16 by default, and fp32 would not be fp32.
+    # fp16=0: by default, pnnx stores weights as fp16, and the network would not be fp32.
     command = [str(pnnx), model.name, f"inputshape={shapes}", "fp16=0"]
     shown = " ".join(["pnnx", *command[1:]])
     limit = LEAST_SECONDS + SECONDS_PER_MB * model.stat().st_size / 1e6
@@ -123,7 +124,7 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=limit,
-            preexec_fn=die_with_parent,  # it may take minutes, which nobody waits for when this process is killed
+            preexec_fn=die_with_parent,  # otherwise it may run on for minutes after this process is killed
         )
         status, output = done.returncode, done.stdout
     except OSError as error:
@@ -141,26 +142,27 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
     hint = f"{FAILURE_HINTS[model.suffix]}. `{shown}` shows all that pnnx prints"
     if status:
         how = f"crashed with signal {-status}" if status < 0 else f"exit status {status}"
-        raise ConvertError(f"pnnx failed ({how}): {_telling_line(printed)}", hint=hint)
-    if "FATAL ERROR" in printed:  # it goes on all the same, and what it writes cannot be used
-        raise ConvertError(f"pnnx failed: {_telling_line(printed)}", hint=hint)
+        raise ConvertError(f"pnnx failed ({how}): {_error_line(printed)}", hint=hint)
+    if "FATAL ERROR" in printed:  # pnnx continues after such an error, but its files cannot be used
+        raise ConvertError(f"pnnx failed: {_error_line(printed)}", hint=hint)
     return printed
 
 
-def _telling_line(log: str) -> str:
+def _error_line(log: str) -> str:
+    """The last line of pnnx's output that looks like an error, or else its last line."""
     log = re.sub(r"\x1b\[[\d;]*m.*?(\x1b\[m|$)", "", log, flags=re.M)  # ONNX Runtime's coloured warnings
     lines = [line.strip() for line in log.splitlines()]
-    # Neither headings and rules nor the options pnnx repeats.
+    # Leave out headings, rules, and the options that pnnx repeats.
     lines = [line for line in lines if re.search(r"[^\W\d_]", line) and not re.match(r"[#$]|\w+ =", line)]
-    telling = [line for line in lines if re.search(r"error|fail|not supported|unsupported|terminate", line, re.I)]
-    return (telling or lines or ["it printed nothing"])[-1][:200]
+    errors = [line for line in lines if re.search(r"error|fail|not supported|unsupported|terminate", line, re.I)]
+    return (errors or lines or ["it printed nothing"])[-1][:200]
 
 
 def _read_result(model: Path, printed: str, inputs: Sequence[InputSpec]) -> Graph:
     param, bin_file = model.with_name("model.ncnn.param"), model.with_name("model.ncnn.bin")
     for path in (param, bin_file):
         if not path.is_file():
-            what = f"pnnx wrote no {path.name}: {_telling_line(printed)}"
+            what = f"pnnx wrote no {path.name}: {_error_line(printed)}"
             raise ConvertError(what, hint=FAILURE_HINTS[model.suffix])
     lines = param.read_text(encoding="utf-8", errors="replace").splitlines()[2:]
     unsupported = sorted({line.split()[0] for line in lines if line.strip()} - ops.OPS.keys())
@@ -172,6 +174,6 @@ def _read_result(model: Path, printed: str, inputs: Sequence[InputSpec]) -> Grap
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pnnx uses some names twice
-            return ncnnfile.load(param)  # the weights stay mapped when the folder goes
+            return ncnnfile.load(param)  # the mapping of the weights stays valid after the folder is deleted
     except FormatError as error:
         raise ConvertError(f"pnnx wrote a model that cannot be read: {error}") from None

@@ -1,4 +1,4 @@
-"""The original's outputs, and whether the converted network computes the same."""
+"""The original's outputs, and the comparison of a converted network with them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from . import ModelSource
 Array = NDArray[Any]
 
 LEAST_SQNR_DB = 60.0
-"""Below it a converted network computes something else: fp32 normally reaches 100 dB."""
+"""A converted network with a lower SQNR counts as wrong: a right one in fp32 normally reaches 100 dB."""
 
 EXACT_SQNR_DB = 80.0
-"""From here on a converted network is the original, but for the rounding of fp32."""
+"""A converted network with this SQNR or more counts as exact: it equals the original up to fp32 rounding."""
 
 LEAST_KNOWN_DB = 10.0
-"""An original that is less exact than this about itself explains no error: it computes something else every time."""
+"""If the SQNR of the original against itself is below this, it excuses no error: its outputs are mostly noise."""
 
-ROUNDING = 1e-4  # what fp32 may leave of an output that should be zero
+ROUNDING = 1e-4  # the largest absolute error of an output that should be zero, from fp32 rounding
 
 
 def reference_outputs(
@@ -48,12 +48,19 @@ def reference_outputs(
     *,
     threads: int | None = None,
 ) -> Outputs:
-    """The original model's outputs on every sample; ncnn's own in fp32 where there is no other original.
+    """Compute the original's outputs for every sample. If there is no other original, ncnn computes them in fp32.
 
     Args:
-        folder: gets them.
+        source: the original.
+        converted: its network, which is run if the original is an ncnn model.
+        samples: the inputs.
+        folder: the outputs are written here.
         progress: called with (samples done, all samples).
         threads: of ncnn; by default all cores.
+
+    Raises:
+        ModelError: the original fails on a sample.
+        VerificationError: an output contains NaN or infinity.
     """
     if source.engine == "ncnn":
         names, rows = converted.outputs, ncnn_outputs(converted, samples, threads)
@@ -73,7 +80,7 @@ def reference_outputs(
 
 
 def ncnn_outputs(graph: Graph, samples: Samples, threads: int | None) -> Iterator[tuple[Array, ...]]:
-    """A graph's outputs in fp32 on the CPU, for each sample."""
+    """The outputs of a graph in fp32 on the CPU, for each sample."""
     with Session(graph, precision="fp32", threads=threads) as net:
         for sample in samples:
             yield net.blobs(*sample, names=graph.outputs)
@@ -84,12 +91,12 @@ def compare_outputs(
 ) -> Accuracy:
     """The errors of ncnn in fp32 against the original.
 
-    What counts is the noise over the signal of all samples, for each output by itself. An output of the original that
-    contains NaN or infinity counts as exact: it shows nothing.
+    Noise and signal are summed over all samples, for each output separately. An output of the original that contains
+    NaN or infinity cannot be compared, and counts as exact.
 
     Args:
         graph: the converted network.
-        samples: what both are fed.
+        samples: the inputs of both.
         reference: the original's outputs for each sample.
         threads: of ncnn; by default all cores.
 
@@ -110,10 +117,10 @@ def compare_outputs(
             for name, a, b in zip(names, ours, theirs):
                 if a.size != b.size:
                     raise VerificationError(f"its output {name!r} has {a.size} values, but the original's has {b.size}")
-            telling = [np.isfinite(values).all() for values in theirs]
+            comparable = [np.isfinite(values).all() for values in theirs]
             errors.add(
-                [a if tells else np.zeros_like(a) for a, tells in zip(ours, telling)],
-                [b if tells else np.zeros_like(b) for b, tells in zip(theirs, telling)],
+                [a if known else np.zeros_like(a) for a, known in zip(ours, comparable)],
+                [b if known else np.zeros_like(b) for b, known in zip(theirs, comparable)],
             )
     broken = errors.broken()
     if broken is not None:
@@ -123,12 +130,12 @@ def compare_outputs(
 
 @dataclass(frozen=True)
 class Compared:
-    """A converted network beside its original.
+    """The comparison of a converted network with its original.
 
     Attributes:
-        errors: of its outputs.
+        errors: of the network's outputs.
         blind: whether the original's outputs all contain NaN or infinity, so that nothing was compared.
-        known: how exactly the original knows each output itself, dB, see :meth:`Expected.known`; empty where the
+        known: the SQNR of each output of the original against itself, dB, see :attr:`Expected.known`; empty if the
             network is exact without it.
     """
 
@@ -140,24 +147,25 @@ class Compared:
     def sqnr_db(self) -> float:
         """The SQNR of the worst output, dB; infinite if all are exact.
 
-        An output within twice the noise of the original itself is exact.
+        An output also counts as exact if its SQNR is at most ``MARGIN_DB`` below that of the original against itself.
         """
         return min(self._each())
 
     @property
     def original_sqnr_db(self) -> float | None:
-        """The noise of the original, where nothing else makes the network exact."""
+        """The SQNR of the original against itself, dB, if the network counts as exact only because of it."""
         return min(self.known) if self.known and self.sqnr_db >= EXACT_SQNR_DB else None
 
     @property
     def shortfall(self) -> str:
-        """What is wrong with outputs that are less exact than they must be; empty if they are exact enough."""
+        """The message about the worst output if its SQNR is too low; empty if all outputs are exact enough."""
         least, worst = min(zip(self._each(), self.errors.outputs), key=lambda pair: pair[0])
         if least >= LEAST_SQNR_DB:
             return ""
-        which = f" of output {worst.name!r}" if len(self.errors.outputs) > 1 else ""
-        seen = "the original's is all zero, ncnn's is not" if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB"
-        return f"its network differs from the original: {seen}{which} in fp32, but must have {LEAST_SQNR_DB:g} dB"
+        which = f"output {worst.name!r}: " if len(self.errors.outputs) > 1 else ""
+        zero = "the original's output is all zero, ncnn's is not"
+        seen = zero if worst.sqnr_db is None else f"SQNR {worst.sqnr_db:.1f} dB, but {LEAST_SQNR_DB:g} dB are needed"
+        return f"its network differs from the original in fp32: {which}{seen}"
 
     def _each(self) -> list[float]:
         known = self.known or [math.inf] * len(self.errors.outputs)
@@ -168,11 +176,11 @@ class Compared:
 
 
 class Expected:
-    """An original's outputs on some samples, which networks are compared with.
+    """An original's outputs on a few samples. Converted networks are compared with them.
 
     Args:
         source: the original.
-        samples: a few.
+        samples: a few samples. The original runs on each when it is first needed.
     """
 
     def __init__(self, source: ModelSource, samples: Samples) -> None:
@@ -185,7 +193,7 @@ class Expected:
         return self._given.subset(range(len(self._outputs)))
 
     def compare(self, graph: Graph, threads: int | None = None, most: int | None = None) -> Compared:
-        """A network beside the original; arguments and errors are those of :func:`compare_outputs`.
+        """Compare a network with the original. The other arguments and the errors are those of :func:`compare_outputs`.
 
         Args:
             most: the number of samples to compare on; by default all.
@@ -198,7 +206,7 @@ class Expected:
         return found if found.sqnr_db >= EXACT_SQNR_DB else replace(found, known=self.known)
 
     def predictions(self, graph: Graph, threads: int | None = None) -> Agreement | None:
-        """The predictions of a network beside those of the original; None if no decoder is known, or it fails."""
+        """How well the predictions of a network and of the original agree. None if no decoder is known, or it fails."""
         decoder, predict = self._source.decoder, self._source.predict
         if decoder is None:
             return None
@@ -207,14 +215,17 @@ class Expected:
             shaped = [a.reshape(b.shape) for a, b in zip(ours, theirs)]
             try:
                 original = predict(theirs) if predict else decode(decoder, theirs)
-            except ConvertError:  # what comes after the cut fails for these values
+            except ConvertError:  # the operators after the cut fail for these values
                 return None
             found += agreement(decode(decoder, shaped), original)
         return found
 
     @property
     def quantised_sqnr_db(self) -> float | None:
-        """A quantised original's own noise: the same in floating point against it, of the worst output, dB."""
+        """The SQNR in dB of the floating-point form of a quantised original against the quantised one, worst output.
+
+        None if the original is not quantised, or cannot be run.
+        """
         original = self._source.as_quantised
         if original is None:
             return None
@@ -223,12 +234,12 @@ class Expected:
 
     @cached_property
     def known(self) -> list[float]:
-        """How exactly the original knows its own outputs: the SQNR of each against itself, dB; infinite where equal.
+        """The numerical noise of the original: the SQNR of each output against itself, dB; infinite where equal.
 
-        Every number of the inputs is moved to the next one of fp32, up or down by chance. A sigmoid of large negative
-        numbers has outputs near zero: a rounding of its input by one part in 10^7 changes them by one part in 10^5. It
-        is the better one of two draws: where an output jumps, such as a rounded one, a single value may make most of
-        the noise.
+        Every number of the inputs is moved to an adjacent fp32 number, up or down at random. This can change outputs
+        much: a sigmoid of large negative numbers has outputs near zero, and a change of its input by one part in 10^7
+        changes them by one part in 10^5. The better one of two random draws counts, because in an output that jumps,
+        such as a rounded one, a single value may make most of the noise.
         """
         return [max(pair) for pair in zip(*map(self._moved, (0, 1)), strict=True)]
 
@@ -246,7 +257,7 @@ class Expected:
 
 
 def _errors(outputs: Iterable[Sequence[Array]], reference: Iterable[Sequence[Array]]) -> Errors:
-    """The errors of the outputs for some samples against others for the same samples."""
+    """The errors of outputs against reference outputs for the same samples."""
     errors = Errors()
     for ours, theirs in zip(outputs, reference, strict=True):
         errors.add(ours, theirs)
@@ -254,7 +265,7 @@ def _errors(outputs: Iterable[Sequence[Array]], reference: Iterable[Sequence[Arr
 
 
 def _exactness(output: OutputError) -> float:
-    """The SQNR of an output, dB, infinite if it is exact. What should be zero may be zero up to rounding."""
+    """The SQNR of an output, dB; infinite without error. If the reference is zero: infinite up to rounding, or -inf."""
     if output.sqnr_db is not None:
         return output.sqnr_db
     return math.inf if output.max_error < ROUNDING else -math.inf

@@ -1,4 +1,4 @@
-"""A layer by itself, in files: what a report to ncnn or to ncnnkit needs."""
+"""Writes one layer as files that can be attached to a bug report for ncnn or ncnnkit."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .bisection import Bisection, InnerTensor, LayerCheck
 from .model import Array, ModelSource, say
 
 FILES = ("layer.param", "layer.bin", "output.npy", "reproduce.py")
-"""What a reproducer always has."""
+"""The files that every reproducer has."""
 
-_SCRIPT = '''"""ncnn computes {layer} otherwise than the original does: {tensor}."""
+_SCRIPT = '''"""The output of {layer} in ncnn differs from that of {tensor} in the original."""
 
 import ncnn
 import numpy as np
@@ -41,10 +41,10 @@ print("SQNR:    ", 10 * np.log10(np.sum(expected**2) / np.sum((found - expected)
 
 
 def check_folder(folder: Path) -> None:
-    """Raise before the work, not after it, if a reproducer cannot be written, or would replace other files.
+    """Check early that a reproducer can be written to a folder and would not replace other files.
 
     Raises:
-        StorageError: the folder is a file or not writable, or it holds files of another kind.
+        StorageError: the folder is a file, cannot be written, or contains other files.
     """
     where = str(folder)
     if not folder.exists():
@@ -60,15 +60,15 @@ def check_folder(folder: Path) -> None:
 def write_reproducer(
     folder: Path, source: ModelSource, found: Bisection, check: LayerCheck, sample: Sequence[Array]
 ) -> list[str]:
-    """Write a layer, what it reads and what it must make.
+    """Write a layer, its inputs and its correct output.
 
     Args:
-        folder: is made where need be. Gets ``layer.param``, ``layer.bin``, ``input-0.npy`` and so on, ``output.npy``,
-            ``reproduce.py`` and, of an ONNX model, the same part of it as ``layer.onnx``.
+        folder: is created if needed. The files are ``layer.param``, ``layer.bin``, ``input-0.npy`` and so on,
+            ``output.npy``, ``reproduce.py`` and, for an ONNX model, the same part of the model as ``layer.onnx``.
         source: the original.
         found: the comparison.
         check: the layer.
-        sample: what the whole network was fed with.
+        sample: the inputs of the whole network.
 
     Returns:
         The names of the files.
@@ -104,7 +104,7 @@ def write_reproducer(
 
 
 def _piece(graph: Graph, blob: str, known: Iterable[str]) -> tuple[list[Layer], list[str]]:
-    """(the layers that make a blob from blobs with known values, these blobs)."""
+    """(the layers that compute a blob from blobs with known values, these blobs)."""
     ends = set(known) - {blob}
     needed: set[str] = {blob}
     begins: set[str] = set()
@@ -132,7 +132,7 @@ def _alone(layers: Sequence[Layer], begins: Sequence[str], blob: str, known: Map
 
 
 def _save_onnx(source: ModelSource, inputs: Sequence[InnerTensor], output: str, folder: Path) -> bool:
-    """The same part of the original; whether there is one that begins at just these tensors."""
+    """Write the same part of the original. Returns False if no part begins at exactly these tensors."""
     import onnx_ir as ir
 
     from .onnx.reading import load

@@ -1,4 +1,4 @@
-"""The ways from an original to ncnn's graph, by the kind of original: :data:`ROUTES`.
+"""Routes: the ways to convert an original to ncnn's graph, by the kind of original. See :data:`ROUTES`.
 
 ===============  =============================================================================
 route            what it does
@@ -11,7 +11,8 @@ route            what it does
 ``ncnn``         reads ncnn's own files: nothing is converted
 ===============  =============================================================================
 
-A route is a function ``(source, folder) -> graph``. It works in ``folder``, and raises NcnnkitError where it fails.
+A route is a function ``(source, folder) -> graph``. It writes its files to ``folder``, and raises NcnnkitError if it
+fails.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def routes_for(kind: Kind, name: str = AUTO) -> dict[str, Route]:
 
 
 def _lower(path: Path, source: ModelSource) -> Graph:
-    from .onnx import lower  # onnx-ir takes a moment to import
+    from .onnx import lower  # onnx-ir is slow to import
 
     return lower(path, source.inputs)
 
@@ -72,7 +73,10 @@ def _dynamo(source: ModelSource, folder: Path) -> Graph:
 
 
 def _lower_module(path: Path, source: ModelSource) -> Graph:
-    """The network of a module's export. A module that rounds can only be compared as a file, which is read without."""
+    """The network of an exported module. A module that quantises activations cannot be compared, so it is refused.
+
+    Of an ONNX file, a form without that rounding is made when it is opened. Of a module, there is none.
+    """
     made = _lower(path, source)
     if made.scales:
         raise ConvertError("the module quantises its activations", hint="export it to ONNX, and convert the file")
@@ -95,9 +99,9 @@ ROUTES: dict[Kind, dict[str, Route]] = {
 }
 """Kind of original -> its routes, in the order in which they are tried.
 
-An ONNX file goes through ncnnkit's own front end first: it converts more networks than pnnx, and needs no pnnx. Of
-torch's exporters ``classic`` comes before ``dynamo``: both lead to equally exact networks, but ``classic`` takes a
-seventh of the time and needs no onnxscript. On one busy machine, seconds of export, layers after optimising, dB:
+ncnnkit's own front end is tried first for ONNX files, because it converts more networks than pnnx. Of torch's exporters
+``classic`` comes before ``dynamo``: both give equally exact networks, but ``classic`` takes a fifth to a seventh of the
+time and needs no onnxscript. Measured on one busy machine: duration of the export, layers after optimising, SQNR:
 
 ==================  ===================  ====================
 network             classic              dynamo

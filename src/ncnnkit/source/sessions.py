@@ -1,4 +1,4 @@
-"""Runs of ONNX Runtime that end."""
+"""Runs of ONNX Runtime with a time limit."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LIMIT = 120.0
-"""Seconds that one sample may take: a Loop may never end by itself."""
+"""Seconds that one sample may take. A Loop may run forever."""
 
 
 def run_session(session: Any, names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
-    """One run of a session, which is ended after :data:`LIMIT`.
+    """Run a session once. The run is stopped after :data:`LIMIT` seconds.
 
     Args:
         session: an ``onnxruntime.InferenceSession``.
         names: of the outputs; None for all.
-        feeds: input -> its array.
+        feeds: name of an input -> its array.
+
+    Returns:
+        An array for each output.
 
     Raises:
         RuntimeError: it did not finish in time.
-        Exception: whatever ONNX Runtime raises.
+        Exception: any exception of ONNX Runtime.
     """
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""Models built by code: torchvision's, timm's and the user's own."""
+"""Models built by code: models of torchvision and timm, and the user's own."""
 
 from __future__ import annotations
 
@@ -27,15 +27,25 @@ _STATISTICS_BATCH = 16
 
 @dataclass(frozen=True)
 class Built:
-    """A module and what its library knows about it."""
+    """A module, and what its library knows about it.
+
+    Attributes:
+        module: a ``torch.nn.Module``.
+        name: safe in file names.
+        preprocess: of its images; None if unknown.
+        origin: where the preprocessing was found; empty if unknown.
+        labels: class names by index; None if unknown.
+        shape: of its only input, without the batch axis; None if unknown.
+        classifies: whether the library knows it as a classifier.
+    """
 
     module: Any
     name: str
     preprocess: Preprocess | None = None
     origin: str = ""
     labels: tuple[str, ...] | None = None
-    shape: tuple[int, ...] | None = None  # of its one input, where the library knows
-    classifies: bool = False  # as far as the library knows
+    shape: tuple[int, ...] | None = None
+    classifies: bool = False
 
 
 def _build_from_torchvision(reference: str, weights: str) -> Built:
@@ -49,13 +59,14 @@ def _build_from_torchvision(reference: str, weights: str) -> Built:
     except ValueError:
         raise _unknown("torchvision", reference, models.list_models()) from None
     best = getattr(members, "DEFAULT", None)
-    # A checkpoint under the name torchvision gave it was trained with that checkpoint's preprocessing.
+    # A file with the name of one of torchvision's checkpoints needs the preprocessing of that checkpoint.
     member = next((m for m in members if Path(m.url).name == Path(weights).name), best)
-    # Segmentation networks would download weights for their backbone even where weights=None.
+    # Segmentation networks download weights for their backbone even if weights=None.
     fixed: dict[str, Any] = {}
     if "weights_backbone" in inspect.signature(builder).parameters:
         fixed["weights_backbone"] = None
-    # Trained ones normalise once more inside; torchvision switches that on with its own weights only.
+    # The trained weights of these need a second normalisation, inside the network. torchvision switches it on only for
+    # weights that it loads itself.
     if name in ("googlenet", "inception_v3"):
         fixed.update(transform_input=True, init_weights=weights == "none")
 
@@ -146,7 +157,7 @@ def _build_from_timm(reference: str, weights: str) -> Built:
 
 
 def _find_timm_weights(reference: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What to change in timm's pretrained config: the cached file, so that nothing asks the network about it."""
+    """Changes to timm's pretrained config: the path of the cached file, so that no request is made for it."""
     import huggingface_hub
 
     repo, url = config.get("hf_hub_id"), config.get("url")
@@ -156,7 +167,7 @@ def _find_timm_weights(reference: str, config: Mapping[str, Any]) -> dict[str, A
             cached = huggingface_hub.try_to_load_from_cache(repo, candidate)
             if isinstance(cached, str):
                 return {"file": cached}
-        # The hub's client retries a dead network for most of a minute; one request settles it.
+        # Without a network, the hub's client retries for most of a minute. One request is enough to know.
         require_reachable(
             reference,
             huggingface_hub.hf_hub_url(repo, file),
@@ -184,10 +195,14 @@ def _timm_labels(timm: Any, module: Any) -> tuple[str, ...] | None:
 
 
 def build_from_module(reference: str, weights: str) -> Built:
-    """What ``package.module:function`` names: a module, or what a function or class without arguments makes.
+    """The module that ``package.module:name`` names. A function or class is called without arguments to make it.
+
+    Args:
+        reference: ``package.module:name``.
+        weights: ``default`` or ``none`` (the module as it is), or a file with a state_dict.
 
     Raises:
-        ModelError: it cannot be imported or made, is no ``torch.nn.Module``, or the weights do not fit it.
+        ModelError: it cannot be imported or made, is not a ``torch.nn.Module``, or the weights do not fit it.
     """
     import torch
 
@@ -202,7 +217,7 @@ def build_from_module(reference: str, weights: str) -> Built:
         raise
     except NotThere as error:
         raise ModelError(str(error), where=reference, hint=meant(error.name, error.known)) from None
-    except Exception as error:  # the user's own code: whatever it raises is the message
+    except Exception as error:  # the user's own code may raise anything
         raise ModelError(f"{type(error).__name__}: {say(error)}", where=reference) from None
     if not isinstance(module, torch.nn.Module):
         raise ModelError(f"gives {type(module).__name__}, not a torch.nn.Module", where=reference)
@@ -210,9 +225,9 @@ def build_from_module(reference: str, weights: str) -> Built:
 
 
 def require_defined(reference: str) -> None:
-    """See that the name in ``package.module:name`` is there, as far as the module's file tells without being run.
+    """Check that the name in ``package.module:name`` is defined, without running the module.
 
-    A file in the current folder is read. Nothing is said of other modules, nor where the file imports all of another.
+    Only a file in the current folder is checked. Nothing is checked if it has a ``*`` import or a ``__getattr__``.
 
     Raises:
         ModelError: the file defines no such name.
@@ -233,10 +248,10 @@ def require_defined(reference: str) -> None:
 
 
 def builder_in(path: Path) -> str:
-    """The reference of what most probably builds the network in a Python file, such as ``nets.mynet:build``.
+    """A guess of the reference that builds the network in a Python file, such as ``nets.mynet:build``.
 
-    That is the first public function, or else class, that needs no arguments; ``build`` if there is none, or the file
-    cannot be parsed.
+    It names the first public function that needs no arguments; if there is none, the first public class; if there is
+    none either, or the file cannot be parsed, ``build``.
     """
     try:
         body = ast.parse(path.read_bytes()).body
@@ -263,20 +278,20 @@ def _unknown(library: str, reference: str, names: Iterable[str]) -> ModelError:
 
 
 def set_batchnorm_statistics(module: Any, batches: Iterable[Any]) -> None:
-    """Give a network with random weights batch-norm statistics of real inputs, in place.
+    """Set the batch-norm statistics of a network with random weights from real inputs, in place.
 
-    Untrained, a deep network maps all images to nearly the same outputs: its layers' means and variances are not the
-    ones its batch-norm layers assume. This is what the first epoch of training would mend first.
+    An untrained deep network maps all images to nearly the same outputs, because the means and variances of its
+    activations are not those that its batch-norm layers assume. The first steps of training would correct that.
 
     Args:
-        module: a ``torch.nn.Module``; only its batch-norm layers change, and it is left in evaluation mode.
-        batches: float32 arrays or tensors (B, 3, H, W), each of two samples or more; the statistics are the plain mean
-            over the batches' (cumulative, no momentum).
+        module: a ``torch.nn.Module``. Only its batch-norm layers change; it is left in evaluation mode.
+        batches: float32 arrays or tensors (B, 3, H, W), each with two samples or more. The new statistics are the mean
+            of the statistics of the batches (cumulative, without momentum).
     """
     import torch
 
     norms = [m for m in module.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    module.eval()  # only the batch-norm layers learn: no dropout, no auxiliary outputs
+    module.eval()  # only batch-norm layers are in training mode: no dropout, no auxiliary outputs
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -304,7 +319,13 @@ def open_module(
     shapes: Sequence[tuple[int, ...]],
     statistics: NDArray[np.float32] | None,
 ) -> ModelSource:
-    """A module as an original. It is run once, which names its outputs; a route exports it later.
+    """Make an original from a module. The module is run once, to learn its outputs; a route exports it later.
+
+    Args:
+        reference: as the user typed it.
+        built: the module.
+        shapes: of the inputs; empty for the library's default.
+        statistics: float32 (N, 3, H, W), see :func:`set_batchnorm_statistics`; None to keep the module's.
 
     Raises:
         ModelError: the shapes are missing or do not fit, or the module fails on them.
@@ -331,7 +352,7 @@ def open_module(
         raise ModelError(
             f"returns {'an empty ' + repr(empty[0]) if empty else 'no tensor'} for a sample of noise",
             where=reference,
-            hint="wrap it in a module that returns what its outputs are computed from",
+            hint="wrap it in a module that returns the tensors from which its outputs are computed",
         )
     sizes = [int(tensor.numel()) // max(1, len(tensor) if tensor.ndim else 1) for tensor in outputs.values()]
     preprocess = fit(built.preprocess, inputs)
@@ -355,5 +376,5 @@ def open_module(
 
 
 def _labels_that_fit(labels: tuple[str, ...] | None, sizes: Sequence[int]) -> tuple[str, ...] | None:
-    """A fine-tuned network has other classes than the ones its library knows."""
+    """The labels, if their number fits the only output. A fine-tuned network has other classes than its library."""
     return labels if labels and sizes == [len(labels)] else None

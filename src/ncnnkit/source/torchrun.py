@@ -1,4 +1,4 @@
-"""Running a torch module on numpy arrays, whatever structure its outputs come in."""
+"""Runs a torch module on numpy arrays, and flattens its outputs into a list."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TORCH_HINT = "pip install torch torchvision timm"
 
 
 def import_torch(reference: str) -> Any:
-    """torch itself. Raises ModelError where it is not installed."""
+    """Import torch. Raises ModelError if it is not installed; ``reference`` names the model in that error."""
     try:
         import torch
     except ImportError:
@@ -28,24 +28,27 @@ def import_torch(reference: str) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Deprecations inside torch are no news to someone converting a model; errors are raised all the same."""
+    """Hide warnings: a user who converts a model cannot act on deprecations inside torch. Errors are still raised."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def example_inputs(inputs: Sequence[InputSpec]) -> list[Any]:
-    """A tensor for each input, as the original takes it: see :func:`~ncnnkit.source.model.example_arrays`."""
+    """A tensor for each input, in the original's shape. See :func:`~ncnnkit.source.model.example_arrays`."""
     import torch
 
     return [torch.from_numpy(spec.as_original(array)) for spec, array in zip(inputs, example_arrays(inputs))]
 
 
 def flatten(outputs: Any, name: str = "") -> dict[str, Any]:
-    """Nested tuples, lists and dicts of tensors -> name -> tensor, in order; a lone tensor is ``out0``.
+    """Flatten nested tuples, lists and dicts of tensors into one dict, in order. A single tensor is named ``out0``.
+
+    Returns:
+        name -> tensor. The name of a nested tensor joins the keys by dots.
 
     Raises:
-        TypeError: something in it is not a tensor.
+        TypeError: an element is not a tensor.
     """
     import torch
 
@@ -59,27 +62,27 @@ def flatten(outputs: Any, name: str = "") -> dict[str, Any]:
         raise TypeError(f"returns {type(outputs).__name__} where a tensor is expected")
     found: dict[str, Any] = {}
     for key, value in parts:
-        if value is not None:  # what a network leaves out: auxiliary outputs when evaluating
+        if value is not None:  # networks return None for auxiliary outputs in evaluation mode
             found.update(flatten(value, f"{name}.{key}" if name else key))
     return found
 
 
 def named_outputs(module: Any, example: Sequence[Any]) -> dict[str, Any]:
-    """The module's outputs on example tensors, by name. Raises what the module raises, or TypeError."""
+    """The module's outputs for example tensors, by name. Raises any exception of the module, or TypeError."""
     return watched_outputs(module, example)[0]
 
 
 def watched_outputs(module: Any, example: Sequence[Any]) -> tuple[dict[str, Any], bool]:
-    """The module's outputs on example tensors, by name, and whether it sorts or searches, which ncnn cannot.
+    """The module's outputs for example tensors, by name, and whether it sorts or searches, which ncnn cannot do.
 
-    Raises what the module raises, or TypeError.
+    Raises any exception of the module, or TypeError.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
     found = False
 
-    class Watch(TorchDispatchMode):  # type: ignore[misc]  # torch is not there where the types are checked
+    class Watch(TorchDispatchMode):  # type: ignore[misc]  # torch is not installed where types are checked
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal found
             found |= str(function) in SEARCHES or (str(function) == "aten.index.Tensor" and _by_mask(args[1]))
@@ -91,7 +94,7 @@ def watched_outputs(module: Any, example: Sequence[Any]) -> tuple[dict[str, Any]
 
 
 def _by_mask(indices: Sequence[Any]) -> bool:
-    """Whether values are picked where a condition holds."""
+    """Whether an index is a boolean mask."""
     import torch
 
     return any(index is not None and index.dtype == torch.bool for index in indices)
@@ -106,10 +109,10 @@ SEARCHES = frozenset(
 
 
 def flat_module(module: Any) -> Any:
-    """A module that returns the same outputs as a plain tuple (one tensor alone as itself), as tracing wants them."""
+    """A module that returns the same outputs as a flat tuple, or as one tensor. Tracing needs this."""
     import torch
 
-    class Flat(torch.nn.Module):  # type: ignore[misc]  # torch is not there where the types are checked
+    class Flat(torch.nn.Module):  # type: ignore[misc]  # torch is not installed where types are checked
         def __init__(self) -> None:
             super().__init__()
             self.inner = module
@@ -122,7 +125,7 @@ def flat_module(module: Any) -> Any:
 
 
 def torch_run(module: Any) -> Original:
-    """A function that runs one sample through a module: arrays as it takes them in, its outputs out."""
+    """A function that runs a module on one sample: a list of arrays -> a list of float32 arrays."""
     import torch
 
     def run(sample: list[Array]) -> list[Any]:
@@ -134,7 +137,7 @@ def torch_run(module: Any) -> Original:
 
 
 def forward_names(module: Any, count: int) -> list[str]:
-    """Names for a module's first inputs: its forward's parameters, ``in0`` and so on where those say nothing."""
+    """Names of a module's first inputs: the parameters of ``forward``, or ``in0`` and so on if these are too few."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [name for name, p in inspect.signature(module.forward).parameters.items() if p.kind in kinds]
     return names[:count] if len(names) >= count else [f"in{i}" for i in range(count)]

@@ -1,9 +1,10 @@
-"""An ONNX original, trimmed: it begins with what ncnnkit feeds, and ends where ncnn can compute no further.
+"""Trims an ONNX original to the part that ncnn can compute.
 
-A quantised original becomes one in floating point, which keeps its scales.
+Its inputs become what ncnnkit feeds (float32, channels first). Its end is cut off before operators that ncnn cannot
+compute. A quantised original becomes a model in floating point that keeps the scales.
 
-The trimmed model is an original of its own. ONNX Runtime computes the reference outputs with it, and every route
-converts it, so that both sides of a comparison end at the same tensors.
+The trimmed model then serves as the original: ONNX Runtime computes the reference outputs with it, and every route
+converts it. So both sides of a comparison end at the same tensors.
 """
 
 from __future__ import annotations
@@ -32,23 +33,25 @@ if TYPE_CHECKING:
     from .onnx.reading import Reading
 
 _MOST_NAMED = 6  # operators of a tail in one sentence
-DEQUANTISED = "the model is quantised; the fp32 network has the weights of its codes, and does not round activations"
-PIXELS = "the model takes pixels as they are (uint8)"
+DEQUANTISED = "the model is quantised; the fp32 network has its dequantised weights, and does not round activations"
+PIXELS = "the model takes pixels without scaling (uint8)"
 
 
 def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
     """Fit an original to what ncnn can compute.
 
     Args:
-        source: an original. A torch module that sorts or searches is exported to ONNX first, and trimmed in that form.
-        outputs: names of the tensors to end at; by default the model's own outputs, where ncnn can compute them.
+        source: an original. A torch module that sorts or searches is exported to ONNX first.
+        outputs: names of the tensors that become the outputs; by default the model's own outputs, or the last tensors
+            that ncnn can compute.
 
     Returns:
-        ``source`` itself where nothing had to change. ``changes`` says what did.
+        The trimmed original, with a sentence for each change in ``changes``; ``source`` itself if nothing had to
+        change.
 
     Raises:
-        ModelError: there is no tensor of such a name, a name is given twice, the model's tensors have no names, or it
-            is a module whose outputs may be empty and that cannot be cut.
+        ModelError: there is no tensor of such a name, a name is given twice, the model's tensors have no names, or a
+            module must be cut, but cannot be.
     """
     twice = next((name for index, name in enumerate(outputs) if name in outputs[:index]), None)
     if twice is not None:
@@ -65,8 +68,8 @@ def trim(source: ModelSource, outputs: Sequence[str] = ()) -> ModelSource:
 
 
 def _trim_file(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
-    """An ONNX file that is read, cut and written again; itself where nothing had to change."""
-    # onnx-ir takes a moment to import, and other kinds of models do not need it.
+    """Read, trim and write an ONNX file. Returns ``source`` itself if nothing had to change."""
+    # onnx-ir is slow to import, and other kinds of models do not need it.
     import onnx_ir as ir
 
     from .onnx.heads import fold_head
@@ -80,7 +83,7 @@ def _trim_file(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
     except ConvertError:
         if outputs:
             raise
-        return source  # the routes say what is wrong with it, or one of them reads it
+        return source  # a route may be able to read it; if not, the routes report the fault
     if ending is None and folded == source.inputs and quantised is None:
         return source
     model = ending.model if ending else model
@@ -111,10 +114,10 @@ class _Ending:
 
     Attributes:
         cut: the tensors, and the operators that come after them.
-        shapes: of these tensors, the batch axis included.
-        model: ends there.
-        decoder: computes what the operators after the cut compute; None if no decoder does.
-        predict: the original's prediction from these tensors; None without a decoder.
+        shapes: of these tensors, including the batch axis.
+        model: the part before the cut.
+        decoder: a decoder that computes the same as the operators after the cut; None if there is none.
+        predict: computes the original's prediction from these tensors; None without a decoder.
     """
 
     cut: Cut
@@ -125,13 +128,16 @@ class _Ending:
 
 
 def _find_ending(model: Any, inputs: Sequence[InputSpec], outputs: Sequence[str], where: str) -> _Ending | None:
-    """The end of a loaded model: the tensors that the user names, or the last ones that ncnn can compute.
+    """Find where to cut a loaded model: at the tensors that the user names, or at the last that ncnn can compute.
 
     Args:
-        model: is changed.
-        inputs: of the model, as it is fed.
-        outputs: names of tensors; none: the model is cut only where ncnn cannot compute it to its end.
+        model: it is changed.
+        inputs: of the model.
+        outputs: names of tensors. If there are none, the model is cut only if ncnn cannot compute all of it.
         where: the original's name, for errors.
+
+    Returns:
+        None if the model need not be cut.
     """
     from .onnx.cutting import cut_at, cut_model, may_need_cut
     from .onnx.reading import evaluate
@@ -151,13 +157,16 @@ def _find_ending(model: Any, inputs: Sequence[InputSpec], outputs: Sequence[str]
 def _recognised(
     reading: Reading, cuts: Sequence[Cut], inputs: Sequence[InputSpec], keypoints: tuple[int, int]
 ) -> tuple[Cut, Decoder | None, Callable[[Sequence[Array]], Prediction] | None]:
-    """(the first cut with a tail that is a decoder, the decoder, the tail's prediction); otherwise the first cut."""
+    """(the first cut with a tail that is a known decoder, the decoder, the tail's prediction).
+
+    If no tail is a known decoder: (the first cut, None, None).
+    """
     from .onnx.tails import Tail
 
     axes = image_input(inputs)
     size = (axes.height, axes.width) if axes else (0, 0)
     for cut in cuts:
-        with suppress(ConvertError):  # a tail that cannot be run is not recognised
+        with suppress(ConvertError):  # a tail that cannot be run cannot be recognised
             tail = Tail(reading, cut, keypoints)
             if decoder := tail.recognise(size):
                 return cut, decoder, tail.predict
@@ -165,14 +174,14 @@ def _recognised(
 
 
 def _fed_inputs(inputs: Sequence[InputSpec], values: Sequence[Any]) -> tuple[InputSpec, ...]:
-    """The inputs that a model still has, with the types of its values."""
+    """The inputs that are left after a cut, with the types that they have in the model."""
     names = [value.name for value in values]
     left = [spec for spec in inputs if spec.name in names]
     return tuple(replace(spec, dtype=_type(value)) for spec, value in zip(left, values, strict=True))
 
 
 def _with_pixels(source: ModelSource, inputs: Sequence[InputSpec]) -> ModelSource:
-    """The original with the preprocessing of a network that took uint8, unless its preprocessing is known."""
+    """Set the preprocessing of an original that takes uint8, unless its preprocessing is known."""
     axes = image_input(inputs)
     if source.preprocess is not None or axes is None or "uint8" not in {spec.dtype for spec in source.inputs}:
         return source
@@ -206,7 +215,7 @@ def _changes(
 def _quantised(
     source: ModelSource, inputs: Sequence[InputSpec], outputs: Sequence[str], found: QuantisedModel
 ) -> QuantisedOriginal:
-    """The quantised original, ending where the network does. It cannot be run where it is fed with something else."""
+    """The quantised original with the same outputs as the network. It cannot be run if the network has other inputs."""
     run = None
     if tuple(inputs) == source.inputs:
         with suppress(ModelError):  # no value of the quantised model has the name of an output
@@ -215,7 +224,7 @@ def _quantised(
 
 
 def _trim_module(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
-    """A torch module as the trimmed ONNX file that torch's exporter writes; itself where ncnn computes all of it."""
+    """Export a torch module to ONNX and trim that file. Returns ``source`` itself if ncnn can compute all of it."""
     scratch = Scratch()
     try:
         path = export_classic(source.module, source.inputs, Path(scratch.name), detects=source.searches)
@@ -233,7 +242,7 @@ def _trim_module(source: ModelSource, outputs: Sequence[str]) -> ModelSource:
         if outputs:
             raise
         raise ModelError(f"it must be cut, but {error.what}", where=source.reference, hint=error.hint) from None
-    if trimmed.path == path:  # it picks maxima, say, and not their places
+    if trimmed.path == path:  # for example, the module uses only the values of max(), not the indices
         return replace(source, labels=source.labels if len(source.labels or ()) == source.classes else None)
     said = f"torch exported it to ONNX; its tensors are named as in that file, and its inputs {_names(trimmed)}"
     return replace(trimmed, changes=(said, *trimmed.changes))
@@ -244,11 +253,11 @@ def _names(source: ModelSource) -> str:
 
 
 def _cuts(reading: Reading) -> list[Cut]:
-    """Where a model may be cut: at the fewest tensors, and, if these are others, where a decoder may read them."""
+    """Candidates for the cut: at the fewest tensors, and at a few other tensors that a decoder may be able to read."""
     from .onnx.cutting import find_cut
 
     first = find_cut(reading)
-    if first is None or first.weighted:  # no decoder has weights
+    if first is None or first.weighted:  # a tail with weights cannot be a decoder
         return [first] if first else []
     more = (find_cut(reading, latest=True), find_cut(reading, whole=True))
     few = (cut for cut in more if cut and len(cut.outputs) <= _MOST_OUTPUTS)
@@ -259,7 +268,7 @@ _MOST_OUTPUTS = 3  # of a network that a decoder reads
 
 
 def _type(value: Any) -> str:
-    """numpy's name of the type of an input: halves became float32 when the model was loaded."""
+    """numpy's name of the type of an input. float16 became float32 when the model was loaded."""
     return "float32" if value.dtype is None else str(value.dtype.numpy())
 
 
@@ -276,15 +285,15 @@ def _said_of_input(old: InputSpec, new: InputSpec) -> list[str]:
 
 
 def _said_of_cut(cut: Cut, shapes: Sequence[tuple[int, ...]]) -> str:
-    """Where the network ends, and why."""
+    """A sentence that says where the network ends, and why."""
     outputs, causes, tail = cut.outputs, cut.causes, cut.tail
     ends = ", ".join(f"{name!r} ({times(without_batch(shape))})" for name, shape in zip(outputs, shapes))
     kinds = list(dict.fromkeys(tail))
     why = f"ncnn cannot compute {', '.join(causes)}; " if causes else ""
-    rest = f"; what comes after is left to the program: {first_few(kinds, _MOST_NAMED)}" if kinds else ""
+    rest = f"; the operators after that are left to the program: {first_few(kinds, _MOST_NAMED)}" if kinds else ""
     second = (
-        f"; {counted(cut.weighted, 'operator')} with weights of the network {'is' if cut.weighted == 1 else 'are'} "
-        "among that: they read what ncnn cannot compute, so this second stage is a network of its own"
+        f"; {counted(cut.weighted, 'operator')} among them {'has' if cut.weighted == 1 else 'have'} weights: "
+        "convert this second stage as a network of its own"
         if cut.weighted
         else ""
     )

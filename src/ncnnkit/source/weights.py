@@ -1,4 +1,4 @@
-"""Weights of torch models: from a file, or whether they can be downloaded at all."""
+"""Weights of torch models: reads them from a file, and checks whether they can be downloaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DOWNLOAD_SECONDS = 10.0
 
 
 def require_reachable(reference: str, url: str, what: str, hint: str) -> None:
-    """Ask once whether a file can be downloaded. Raises ModelError."""
+    """Check with one request that a file can be downloaded. Raises ModelError if not; ``what`` names the file."""
     try:
         request = urllib.request.Request(url, method="HEAD")
         urllib.request.urlopen(request, timeout=_DOWNLOAD_SECONDS).close()
@@ -27,10 +27,11 @@ def require_reachable(reference: str, url: str, what: str, hint: str) -> None:
 
 
 def load_weights(build: Callable[..., Any], path: Path) -> Any:
-    """A module with the state_dict of a file.
+    """Build a module and load the state_dict of a file into it.
 
     Args:
-        build: makes the module; where it takes keywords, ``num_classes`` is given as many classes as the file has.
+        build: makes the module. If the file has another number of classes and ``build`` has parameters, it is called
+            with ``num_classes``.
         path: a file of ``torch.save`` or safetensors.
 
     Raises:
@@ -41,7 +42,7 @@ def load_weights(build: Callable[..., Any], path: Path) -> Any:
     own = module.state_dict()
     other = [key for key in own if key in state and state[key].shape != own[key].shape]
     if other and inspect.signature(build).parameters:
-        # A fine-tuned checkpoint: the classifier, last in every library's state_dict, has its number of classes.
+        # A fine-tuned checkpoint: its classifier, the last entry of a state_dict, has another number of classes.
         module = build(num_classes=int(state[other[-1]].shape[0]))
         own = module.state_dict()
         other = [key for key in own if key in state and state[key].shape != own[key].shape]
@@ -74,12 +75,12 @@ def _read_state(path: Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise ModelError("safetensors is not installed", where=str(path), hint="pip install safetensors") from None
-    except Exception as error:  # zip, pickle, safetensors: each its own
+    except Exception as error:  # zip, pickle and safetensors raise exceptions of their own
         reason = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else say(error)
         raise ModelError(
             f"cannot be read as weights: {reason}", where=str(path), hint="save model.state_dict() only"
         ) from None
-    # What training scripts wrap it in.
+    # Training scripts wrap the state_dict in another dict.
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

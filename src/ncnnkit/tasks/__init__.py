@@ -1,4 +1,4 @@
-"""Tasks: what networks are for. Outputs become predictions, and predictions are compared. Needs numpy only.
+"""The tasks of networks. Outputs become predictions, and predictions are compared. Only numpy is needed.
 
 ==============  =======================================================================
 module          what is in it

@@ -61,10 +61,10 @@ def in_rows(values: Array, wide: int, layout: Layout, each: int = 1) -> Array:
     whole = values
     while values.ndim > 2 and len(values) == 1 and values.shape[side] != size:  # a batch axis
         values = values[0]
-    fits = values.ndim < 2 or not values.size or values.shape[side] == size  # a vector has lost its axes
+    fits = values.ndim < 2 or not values.size or values.shape[side] == size  # a vector no longer has its axes
     if not fits or values.size % (wide if layout in ("rows", "columns") else wide * each):
         shape = "x".join(map(str, whole.shape))
-        raise ModelError(f"an output of shape {shape} is no table of {wide} columns in the layout {layout!r}")
+        raise ModelError(f"an output of shape {shape} is not a table of {wide} columns in the layout {layout!r}")
     return LAYOUTS[layout](values, wide, each)
 
 
@@ -76,8 +76,8 @@ def gather(decoder: Decoder, outputs: Sequence[Array]) -> dict[Part, Array]:
         outputs: all outputs of the network.
 
     Returns:
-        Part -> (boxes, columns of the part). Priors may have twice as many rows, the second half being their variances.
-        Prototypes have a row for each pixel.
+        Part -> (boxes, columns of the part). Priors may have twice as many rows; the second half contains their
+        variances. Prototypes have a row for each pixel.
 
     Raises:
         ModelError: there is no such output, an output has another shape, or the parts have different numbers of rows.
@@ -90,7 +90,7 @@ def gather(decoder: Decoder, outputs: Sequence[Array]) -> dict[Part, Array]:
     found: dict[Part, list[Array]] = {}
     for table in decoder.tables:
         if table.output >= len(outputs):
-            raise ModelError(f"the decoder reads output {table.output}, and there are {len(outputs)}")
+            raise ModelError(f"the decoder reads output {table.output}, but there are {len(outputs)}")
         level = len(found.get(table.parts[0], ()))
         on_anchors = level < len(decoder.anchors) and table.parts != ("prototypes",)
         each = len(decoder.anchors[level].sizes) if on_anchors else 1
@@ -158,7 +158,7 @@ def anchors_for(decoder: Decoder, found: dict[Part, Array]) -> tuple[Anchors | N
     """(the anchors of the boxes, from the decoder or from its ``priors``; the divisors of deltas, 1 or N rows).
 
     Raises:
-        ModelError: there are not as many anchors as boxes.
+        ModelError: the numbers of anchors and boxes differ.
     """
     weights = np.array([decoder.weights], np.float32)
     anchors = Anchors.of(decoder.anchors) if decoder.anchors else None
@@ -170,8 +170,8 @@ def anchors_for(decoder: Decoder, found: dict[Part, Array]) -> tuple[Anchors | N
                 weights = np.asarray(1 / priors[count:], np.float32)
     if anchors is not None and len(anchors) != len(found["boxes"]):
         raise ModelError(
-            f"there are {len(found['boxes'])} boxes, and {len(anchors)} anchors",
-            hint="the network was converted for another input size?",
+            f"there are {len(found['boxes'])} boxes, but {len(anchors)} anchors",
+            hint="was the network converted for another input size?",
         )
     return anchors, weights
 
@@ -229,8 +229,8 @@ def corners(decoder: Decoder, numbers: Array, anchors: Anchors | None, weights: 
 
     Args:
         decoder: its ``boxes``, ``bins``, ``largest_growth``, ``size`` and ``scale`` are used.
-        numbers: (N, 4 x bins), as ``decoder.boxes`` says.
-        anchors: one for each box; None for formats without anchors.
+        numbers: (N, 4 x bins), in the format ``decoder.boxes``.
+        anchors: an anchor for each box; None for formats without anchors.
         weights: the divisors of deltas, (1, 4) or (N, 4).
 
     Returns:
@@ -262,7 +262,7 @@ def placed(decoder: Decoder, points: Float, anchors: Anchors | None, weights: Fl
     Args:
         decoder: its ``origin`` and ``scale`` are used.
         points: (N, keypoints, 2 or 3).
-        anchors: one for each of the N; None where ``origin`` is the image.
+        anchors: an anchor for each of the N boxes; None if ``origin`` is the image.
         weights: as in :func:`corners`.
     """
     made = np.array(points, np.float32)
@@ -291,15 +291,15 @@ def activated(kind: Activation, numbers: Array) -> Float:
 COMBINED: dict[Combination, Callable[[Float, Float], Array]] = {
     "product": lambda score, objectness: score * objectness,
     "root": lambda score, objectness: np.sqrt(score * objectness),
-    # 1 / (1 + exp(-o) (1 + exp(-s))): the comment in ncnn's source says the product of two sigmoids, its code does not
+    # 1 / (1 + exp(-o) (1 + exp(-s))). The comment in ncnn's source says a product of two sigmoids, but its code
+    # differs.
     "ncnn": lambda score, objectness: score * objectness / (score * objectness + 1 - objectness),
 }
 """Name -> function that combines the score of a class and the objectness, both from 0 to 1."""
 
 
 def class_scores(decoder: Decoder, found: dict[Part, Array]) -> Float:
-    """The score of each class for each box, (N, classes); -infinity for the background and for values that are not
-    finite."""
+    """The score of each class for each box, (N, classes); -infinity for the background and for non-finite values."""
     scores = np.array(activated(decoder.scores, found["scores"]), np.float32)
     broken = ~np.isfinite(found["scores"])  # because the sigmoid of infinity is finite
     if "objectness" in found:
@@ -321,16 +321,16 @@ def best_first(scores: Array, most: int = 0) -> NDArray[np.intp]:
 
     Args:
         scores: (N,).
-        most: the largest number of indices; 0: all.
+        most: the largest number of indices; 0 for all.
     """
     order = np.argsort(-scores, kind="stable")
     return order[:most] if most else order
 
 
 def chosen(decoder: Decoder, found: Boxes) -> NDArray[np.intp]:
-    """Indices of the boxes that remain after boxes that overlap a better one are dropped, the best first.
+    """Indices of the boxes that remain after non-maximum suppression, the best first.
 
-    Greedy non-maximum suppression, as in torchvision's ``batched_nms``.
+    A box that overlaps a better one is dropped, as in torchvision's ``batched_nms``.
 
     Args:
         decoder: its ``iou_threshold``, ``agnostic``, ``most`` and ``most_per_class`` are used.

@@ -18,9 +18,9 @@ class Row(NamedTuple):
 
     Attributes:
         prefers: whether the original prefers some class.
-        first, five: whether the best class, or one of the five best, is the original's best class.
+        first, five: whether the best class, or one of the five best classes, is the original's best class.
         labelled: whether there is a label.
-        right, right_five: whether the best class, or one of the five best, is the label.
+        right, right_five: whether the best class, or one of the five best classes, is the label.
     """
 
     prefers: bool
@@ -35,8 +35,8 @@ class Row(NamedTuple):
 class Classification(Task):
     """A network that gives the class of its input.
 
-    The default requirement is the cosine of the scores, because it distinguishes models on a few samples. The share of
-    equal classes does not.
+    The default requirement is the cosine of the scores: unlike the share of equal classes, it distinguishes models on a
+    few samples.
 
     Example:
         >>> task = Classification()

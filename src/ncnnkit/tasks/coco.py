@@ -14,7 +14,7 @@ from .predictions import Boxes
 
 PACKAGE = "pycocotools"
 MOST = 100
-"""Boxes of one image that count, the best first (``maxDets``)."""
+"""The number of boxes per image that count (``maxDets``). The best boxes count."""
 _ANY_AREA = (0.0, 1e10)
 
 
@@ -23,11 +23,11 @@ def matches(ours: Boxes, truth: Boxes, shared: NDArray[np.float64]) -> dict[int,
 
     Args:
         ours, truth: the boxes. Only their scores and labels count.
-        shared: the intersection over union of each of the first with each of the second, (N, M): of the boxes
+        shared: the intersection over union of each of ``ours`` with each of ``truth``, (N, M). It is that of the boxes
             (``iouType="bbox"`` in pycocotools), or of their masks (``"segm"``).
 
     Returns:
-        class -> what ``COCOeval.evaluateImg`` returns; None where pycocotools is not installed.
+        class -> the result of ``COCOeval.evaluateImg``; None if pycocotools is not installed.
     """
     evaluation = _evaluation()
     if evaluation is None:
@@ -47,7 +47,7 @@ def matches(ours: Boxes, truth: Boxes, shared: NDArray[np.float64]) -> dict[int,
 
 
 def countable(boxes: Boxes) -> Boxes:
-    """The best :data:`MOST` boxes of each class: as a truth with more of them, a prediction could not equal itself."""
+    """The best :data:`MOST` boxes of each class. If the truth had more, a prediction could not be equal to itself."""
     rank = np.zeros(len(boxes), np.int64)
     for label in np.unique(boxes.labels):
         rows = np.flatnonzero(boxes.labels == label)
@@ -56,23 +56,23 @@ def countable(boxes: Boxes) -> Boxes:
 
 
 def _evaluation() -> Any:
-    """An empty evaluation; None where pycocotools is not installed."""
+    """An empty evaluation; None if pycocotools is not installed."""
     try:
         from pycocotools.cocoeval import COCOeval
     except ImportError:
         return None
-    with contextlib.redirect_stdout(io.StringIO()):  # it warns that it has no truth
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a warning that it has no truth
         return COCOeval(iouType="bbox")
 
 
 def average_precision(images: Sequence[dict[int, Any] | None]) -> dict[str, float | None]:
-    """mAP50-95 and mAP50: the mean of the classes that occur in the truth.
+    """mAP50-95 and mAP50: the mean over the classes that occur in the truth.
 
     Args:
-        images: what :func:`matches` returned, one for each image; one may occur several times.
+        images: the results of :func:`matches`, one for each image. An image may occur several times.
 
     Returns:
-        ``map50_95`` and ``map50``, 0 to 1; None without a true box, and without pycocotools.
+        ``map50_95`` and ``map50``, 0 to 1; None if there is no true box, or if pycocotools is not installed.
     """
     known = [image for image in images if image is not None]
     classes = sorted({label for image in known for label in image})

@@ -1,6 +1,6 @@
 """Text from the scores of the characters at each step: connectionist temporal classification (CTC).
 
-Best-path decoding: the best class of each step, without repeats, then without the blank. Source: Graves et al.,
+This is best-path decoding: the best class of each step, without repeats, then without blanks. Source: Graves et al.,
 "Connectionist Temporal Classification", section 3.2; ``CTCLabelDecode`` of PaddleOCR.
 """
 
@@ -20,9 +20,9 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Text:
     """Decode one sample.
 
     Args:
-        decoder: ``classes``, ``axis``, ``scores``, ``alphabet`` and ``blank`` count.
-        outputs: all outputs of the network; the one that it reads has the classes along ``axis``, and one further axis
-            that is longer than 1, the steps. A step with NaN is blank.
+        decoder: uses ``classes``, ``axis``, ``scores``, ``alphabet`` and ``blank``.
+        outputs: all outputs of the network. The output that it reads has the classes along ``axis``, and the steps
+            along the only other axis longer than 1. A step with NaN is blank.
 
     Raises:
         ModelError: the output has another number of classes.
@@ -30,14 +30,14 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Text:
     output = np.asarray(outputs[decoder.tables[0].output])
     if output.shape[decoder.axis] != decoder.classes:
         raise ModelError(
-            f"the text has {output.shape[decoder.axis]} classes, and its decoder {decoder.classes}",
-            hint="give it its alphabet",
+            f"the output has {output.shape[decoder.axis]} classes, but its decoder has {decoder.classes}",
+            hint="give the alphabet of this network",
         )
     return best_path(decoder, output)
 
 
 def best_path(decoder: Decoder, output: Array) -> Text:
-    """The text of the output that has the classes along ``decoder.axis``, however many there are."""
+    """The text of an output with any number of classes along ``decoder.axis``."""
     values = np.moveaxis(output, decoder.axis, -1)
     scores = activated(decoder.scores, values.reshape(-1, values.shape[-1]))
     best = np.where(np.isnan(scores).any(1), decoder.blank, scores.argmax(1))

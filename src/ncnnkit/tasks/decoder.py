@@ -64,8 +64,8 @@ class Table:
         parts: the meaning of the columns, in order: the numbers of the box (``boxes``), a score for each class
             (``scores``), a factor of all scores (``objectness``), the index of the class (``label``), points with the
             box (``keypoints``), the weights of the prototypes in the mask of the box (``coefficients``), the anchor
-            (``priors``), or numbers that are not read (``other``). ``prototypes`` are no columns of boxes: they are
-            maps of the whole image, (prototypes, height, width), in an output of their own.
+            (``priors``), or numbers that are not read (``other``). ``prototypes`` are not columns of boxes, but maps of
+            the whole image, (prototypes, height, width), in a separate output.
         layout: ``rows`` (boxes, columns), where the boxes may be on several axes; ``columns`` (columns, boxes);
             ``maps`` (boxes of a cell x columns, height, width); ``planes`` (columns x boxes of a cell, height, width);
             ``stacks`` (boxes of a cell, height, width, columns).
@@ -80,43 +80,42 @@ class Table:
 class Decoder:
     """How the outputs of a network become a prediction.
 
-    A kind of decoder reads only the fields that it needs; its module says which. The heads of detectors differ only in
-    these fields; ``presets`` has the widely used ones.
+    A kind of decoder reads only the fields that it needs; the docstring of its module names them. The heads of
+    detectors differ only in these fields; ``presets`` has the widely used heads.
 
     Attributes:
         kind: the kind of decoder; see ``DECODERS`` in ``ncnnkit.tasks``.
-        tables: the outputs that it reads. Tables with the same parts are levels: their rows follow each other.
-        classes: number of columns of scores, a background class included; 0: no scores.
-        size: (height, width) of the image that boxes are clipped to, pixels; (0, 0): they are not clipped.
-        boxes: what four numbers describe a box: corners (``xyxy``), centre and size (``cxcywh``), a shift and the
-            logarithm of a growth of an anchor (``deltas``), distances of the sides from an anchor's centre in sizes of
-            that anchor (``distances``), shifts of the four sides of an anchor in its sizes (``edges``), or what
-            YOLOv3 and YOLOv5 write: the place in the cell and the growth of an anchor, after a sigmoid.
-        bins: each number of a box is the mean of a distribution over 0, 1, ..., ``bins`` - 1, as logits; 1: it is a
-            number.
-        scale: the factors, (horizontal, vertical), by which clipped coordinates are multiplied to be pixels of the
-            network's input.
-        scores: the function that turns numbers into scores. Objectness then goes through a sigmoid.
+        tables: the outputs that it reads. Tables with the same parts are levels, and their rows are concatenated.
+        classes: number of columns of scores, including a background class; 0 if there are no scores.
+        size: (height, width) of the image to which boxes are clipped, pixels; (0, 0) for no clipping.
+        boxes: the meaning of the four numbers of a box: corners (``xyxy``); centre and size (``cxcywh``); a shift and
+            the logarithm of a growth of an anchor (``deltas``); distances of the sides from an anchor's centre in sizes
+            of that anchor (``distances``); shifts of the four sides of an anchor in its sizes (``edges``); or the
+            formats of YOLOv3 and YOLOv5: the position in the cell and the growth of an anchor, after a sigmoid.
+        bins: 1 if the output has the numbers themselves. Otherwise it has the logits of a distribution over 0, 1, ...,
+            ``bins`` - 1 for each number, which is the mean of this distribution.
+        scale: the factors, (horizontal, vertical), that convert clipped coordinates to pixels of the network's input.
+        scores: the function that turns numbers into scores. If it is not ``none``, objectness goes through a sigmoid.
         combination: how a score and the objectness are combined: their product, its square root (FCOS), or the formula
                 of ncnn's Yolov3DetectionOutput.
-        background: the index of the background's score; -1: there is none.
+        background: the index of the background's score; -1 if there is none.
         first_label: the label of the first class.
         anchors: the grids, in the order of the boxes.
-        weights: the divisors of the four ``deltas``; the first two are also those of keypoints.
-        largest_growth: the bound for the logarithm of the growth of an anchor; 0: there is none.
+        weights: the divisors of the four ``deltas``. The first two are also the divisors of keypoints.
+        largest_growth: the upper bound for the logarithm of the growth of an anchor; 0 for no bound.
         keypoints: (number of the keypoints of a box, 2 or 3): each has x, y and possibly a visibility.
-        prototypes: number of the maps that the mask of a box is a weighted sum of; 0: boxes have no masks.
+        prototypes: number of prototype maps. The mask of a box is a weighted sum of them. 0 if boxes have no masks.
         prototype_step: side of a pixel of these maps, pixels of the network's input.
-        origin: where the coordinates of keypoints begin: at the corner of the image, or, in sizes of the anchor, at
-            the anchor's centre or upper left corner.
-        score_threshold: the score of a box must be above it.
-        iou_threshold: a box is dropped if its IoU with a better box of its class is larger; 1: none is dropped.
+        origin: the origin of the coordinates of keypoints: the corner of the image, or the anchor's centre or upper
+            left corner; coordinates are in sizes of the anchor then.
+        score_threshold: a box is dropped if its score is not above this.
+        iou_threshold: a box is dropped if its IoU with a better box of its class is larger; 1 for no suppression.
         agnostic: whether boxes of different classes suppress each other, too.
-        candidates: only so many of the best scores of each group are considered; 0: all.
+        candidates: the number of best scores of each group that are considered; 0 for all.
         group: what a group of candidates is.
         multi_label: whether one box may be of several classes.
-        most: number of boxes that are kept at most; 0: all.
-        most_per_class: number of boxes of one class that are kept at most when they suppress each other; 0: all.
+        most: the largest number of boxes that are kept; 0 for all.
+        most_per_class: the largest number of boxes of one class that suppression keeps; 0 for all.
         axis: the axis of the classes, counted without the batch axis.
         alphabet: the character of each class of a text; empty if unknown.
         blank: the class that separates characters.
@@ -160,7 +159,7 @@ class Decoder:
 
     @property
     def parts(self) -> set[Part]:
-        """What its tables hold."""
+        """The parts that its tables contain."""
         return {part for table in self.tables for part in table.parts}
 
     def width(self, part: Part) -> int:
@@ -176,10 +175,10 @@ class Decoder:
         return widths.get(part, 1)
 
     def fault(self, outputs: int) -> str:
-        """What is wrong with it for a network of so many outputs, as a clause; "" if nothing is."""
+        """What is wrong with it for a network with this number of outputs, as a clause; "" if nothing is."""
         read = [table.output for table in self.tables]
         if not read or not all(0 <= index < outputs for index in read):
-            return f"its decoder reads outputs {read}, and the network has {outputs}"
+            return f"its decoder reads outputs {read}, but the network has {outputs}"
         counts = [
             self.classes, self.candidates, self.most, self.most_per_class, self.keypoints[0], self.prototypes,
             self.blank,

@@ -25,7 +25,7 @@ NOUNS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "points": ("point", "points"),
     }
 )
-"""Kind -> what a prediction consists of, one and several, for sentences."""
+"""Kind -> the noun for the parts of a prediction, singular and plural."""
 
 
 def decode(decoder: Decoder, outputs: Sequence[Array]) -> Prediction:

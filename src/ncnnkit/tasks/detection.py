@@ -21,12 +21,12 @@ from .task import Task, ratio
 
 USUAL_SCORE = 0.25
 LEAST_SCORE = 0.01
-"""For the average precision, boxes with a score above this share of the working threshold count."""
+"""Boxes with a score above this share of the working threshold count for the average precision."""
 
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """All boxes of one sample compared with true ones, for the average precision. Masks are not kept: they are large.
+    """All boxes of one sample compared with the true ones, for the average precision. Large masks are not kept.
 
     Attributes:
         ours, truth: the boxes.
@@ -39,7 +39,7 @@ class Beside:
 
     @classmethod
     def of(cls, ours: Boxes, truth: Boxes) -> Beside:
-        """Compare them."""
+        """Compare the boxes of one sample."""
         return cls(replace(ours, masks=None), replace(truth, masks=None), shared_areas(ours, truth))
 
     @cached_property
@@ -53,9 +53,9 @@ class Row:
     """One sample.
 
     Attributes:
-        found: the boxes at the working threshold compared with the original's.
-        exact: all boxes beside the original's at the working threshold.
-        right: all boxes beside the labelled ones; None without labels.
+        found: the boxes at the working threshold, compared with the original's.
+        exact: all boxes, compared with the original's at the working threshold.
+        right: all boxes, compared with the labelled ones; None without labels.
     """
 
     found: Agreement
@@ -94,13 +94,13 @@ class Detection(Task):
     requires: ClassVar[tuple[str, ...]] = ("kept>=0.95", "new<=0.05", "iou>=0.9")
     labels = "boxes"
     reads: ClassVar[tuple[Part, ...]] = ()
-    """Parts that the decoder must have in addition to boxes and scores."""
+    """The parts that the decoder must have in addition to boxes and scores."""
 
     decoder: Decoder = field(default_factory=lambda: Decoder("boxes", (Table(0, ("boxes", "scores")),), 1))
 
     @property
     def threshold(self) -> float:
-        """The working threshold: that of the decoder, or 0.25 if the decoder accepts any score."""
+        """The working threshold: the threshold of the decoder, or 0.25 if the decoder accepts any score."""
         return self.decoder.score_threshold or USUAL_SCORE
 
     def predict(self, outputs: Sequence[Array]) -> Boxes:
@@ -140,8 +140,7 @@ class Detection(Task):
         return found.theirs + found.ours - 2 * found.matched + (1 - found.iou if found.iou is not None else 0.0)
 
     def parts(self, outputs: Sequence[Array]) -> Sequence[Array]:
-        """Boxes, scores, keypoints and the data of masks as separate parts, and the outputs that the decoder does not
-        read.
+        """Boxes, scores, keypoints and the data of masks as separate parts, and then the outputs that are not read.
 
         Scores are taken after their activation. An output of another shape than the decoder expects, such as detections
         that ncnn selected, is one part.
@@ -160,4 +159,4 @@ class Detection(Task):
 
 
 _SIGNALS: tuple[Part, ...] = ("boxes", "keypoints", "coefficients", "prototypes")
-"""Parts whose own noise counts. That of the scores counts after their activation."""
+"""The parts with a separate noise. The noise of scores is computed after their activation."""

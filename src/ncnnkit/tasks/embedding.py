@@ -14,8 +14,8 @@ from .figures import Figure, named, share
 from .task import Task
 
 SAME = 1e-6
-"""Cosines that differ by no more are equal: the product of two vectors is rounded in one way or another, depending on
-how many others are computed with it."""
+"""Cosines that differ by less count as equal, because the rounding of a product of two vectors depends on how
+many products are computed together."""
 
 
 class Row(NamedTuple):

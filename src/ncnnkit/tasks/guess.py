@@ -1,8 +1,8 @@
 """Guesses what a network is for.
 
 The evidence is shapes, the metadata in the model's file, and the values of the outputs: decoded boxes are near the
-cells that they belong to, scores are from 0 to 1, corners are in order, probabilities add up to one. A layout that two
-heads have in common is not guessed.
+cells that they belong to, scores are from 0 to 1, corners are in order, probabilities add up to one. A layout that is
+common to two heads is not guessed.
 
 A guess is made twice: when a model is opened, with its outputs for noise, and in a run, with its outputs for images.
 """
@@ -28,10 +28,10 @@ class Head:
     """A known layout of outputs.
 
     Attributes:
-        name: as ``--task detection:head=NAME`` gives it; several rows may have one name.
+        name: the name in ``--task detection:head=NAME``; several rows may have the same name.
         task: what the network is for.
         find: returns the decoder or the task if the network has this layout.
-        told: whether the layout is too general: it is recognised only if the user names the task.
+        told: whether the layout is so general that it is only recognised if the user names the task.
     """
 
     name: str
@@ -86,9 +86,9 @@ def guess(known: Known, task: str = "", head: str = "") -> Guess | None:
     """The decoder of a network, or its task if that needs no decoder.
 
     Args:
-        known: what is known about it.
-        task: the task that the user named; empty: any.
-        head: the head that the user named; then the values of the outputs are not examined.
+        known: the evidence.
+        task: the task that the user named; empty for any.
+        head: the head that the user named. If it is given, the values of the outputs are not examined.
 
     Returns:
         The decoder or the task, and the evidence; None if no head is certain.
@@ -108,5 +108,5 @@ def guess(known: Known, task: str = "", head: str = "") -> Guess | None:
 
 
 def fitting_heads(known: Known) -> Sequence[str]:
-    """The names of the heads of detectors whose shapes fit a network."""
+    """The names of the detector heads with shapes that fit a network."""
     return [name for name in DETECTORS if guess(known, head=name)]

@@ -1,4 +1,4 @@
-"""What detectors write: their decoders, found by shapes, metadata and values."""
+"""Recognises detectors by the shapes, the metadata and the values of their outputs, and gives their decoders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Find = Callable[[Known], Guess | None]
 
 
 def ultralytics(known: Known) -> Guess | None:
-    """Its task, and its first output (4 + classes + keypoints, N)."""
+    """The task in the metadata, and a first output (4 + classes + keypoints, N)."""
     task, classes = known.metadata.get("task"), len(known.labels)
     shape = told_keypoints(known.metadata)
     if task not in ("detect", "pose") or not classes or shape is None or len(known.outputs) != 1:
@@ -45,7 +45,7 @@ def ultralytics(known: Known) -> Guess | None:
 
 
 def instances(known: Known) -> Guess | None:
-    """One of the tables of boxes, the weights of prototypes as its last columns, and the prototypes as maps."""
+    """A table of boxes with the weights of prototypes as its last columns, and the prototypes as maps."""
     flats = [flat(output) for output in known.outputs]
     shapes = [np.shape(output) for output in known.outputs]
     maps = [i for i, shape in enumerate(shapes) if shape[-2:] == _quarter(known.size) and flats[i].ndim == 3]
@@ -63,12 +63,12 @@ def instances(known: Known) -> Guess | None:
             there = replace(found[0], tables=(replace(table, output=1 - maps[0]),))
             said = found[1].replace("says detect", "says segment")
             made = presets.with_masks(there, count, maps[0])
-            return made, f"{said}, beside {count} weights of as many prototypes of masks"
+            return made, f"{said}, and {count} weights of prototypes of masks"
     return None
 
 
 def raw_instances(known: Known) -> Guess | None:
-    """Ultralytics' boxes before decoding, weights of prototypes (N, prototypes) beside them, and the prototypes."""
+    """Ultralytics' boxes before decoding, the weights of prototypes (N, prototypes), and the prototypes."""
     flats = [flat(output) for output in known.outputs]
     maps = [i for i, array in enumerate(flats) if array.ndim == 3 and array.shape[1:] == _quarter(known.size)]
     tables = [i for i, array in enumerate(flats) if array.ndim == 2]
@@ -82,7 +82,7 @@ def raw_instances(known: Known) -> Guess | None:
                 Table(boxes, found[0].tables[0].parts), Table(weights, ("coefficients",)),
                 Table(maps[0], ("prototypes",), "maps"),
             )  # fmt: skip
-            said = f"{found[1]}, beside {count} weights of as many prototypes of masks"
+            said = f"{found[1]}, and {count} weights of prototypes of masks"
             return replace(found[0], tables=read, prototypes=count), said
     return None
 
@@ -94,7 +94,7 @@ def _quarter(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def found_rows(known: Known) -> Guess | None:
-    """Rows of corners, score and label (and keypoints): told by the metadata, or by their values."""
+    """Rows of corners, score and label (and keypoints), known from the metadata or from their values."""
     values, task = only_table(known), known.metadata.get("task")
     shape = told_keypoints(known.metadata)
     if values is None or shape is None or values.shape[1] != 6 + shape[0] * shape[1]:
@@ -121,7 +121,7 @@ def found_rows(known: Known) -> Guess | None:
     return (presets.found_rows(shape), "its output has rows of corners, score and label") if known.sure else None
 
 
-_FEW = 20  # rows may have scores in order by chance
+_FEW = 20  # rows; fewer may have scores in order by chance
 
 
 def decoded_columns(known: Known) -> Guess | None:
@@ -133,7 +133,7 @@ def decoded_columns(known: Known) -> Guess | None:
     classes = len(values) - 4
     if not strides or (known.labels and not are_classes(known, classes)) or known.doubts(are_scores(values[4:])):
         return None
-    # An angle or another number of each box is no score: nearly all boxes have scores near zero.
+    # Nearly all boxes have scores near zero. A column without such values is an angle or another number, not a score.
     rare = np.median(values[4:], axis=1).max() < _RARE
     if known.doubts(rare and near_cells(values[:2].T, presets.pyramid(known.size, strides))):
         return None
@@ -223,7 +223,7 @@ _ULTRALYTICS_BINS = 16
 
 
 def three_maps(names: Sequence[str], anchors: Sequence[presets.Sizes]) -> Find:
-    """Three maps of logits for three anchors; only the name of the model says which anchors."""
+    """Three maps of logits for three anchors. Only the name of the model shows which anchors."""
 
     def find(known: Known) -> Guess | None:
         classes = len(known.labels) or COCO
@@ -242,7 +242,7 @@ def three_maps(names: Sequence[str], anchors: Sequence[presets.Sizes]) -> Find:
 
 
 def _columns(values: Array, each: int) -> int:
-    """The columns of a map of so many boxes of a cell: of (each x columns, h, w) or (each, h, w, columns)."""
+    """The number of columns of a map with ``each`` boxes per cell: (each x columns, h, w) or (each, h, w, columns)."""
     shape = np.shape(values)
     stacked = len(shape) >= 4 and shape[-4] == each
     return int(shape[-1] if stacked else shape[-3] // each) if len(shape) >= 3 else 0
@@ -336,7 +336,7 @@ def retinaface(known: Known) -> Guess | None:
     tables = tuple(Table(index, (parts[array.shape],)) for index, array in enumerate(values))
     scores = next(array for array in values if array.shape[1] == 2)
     boxes = next(array for array in values if array.shape[1] == 4)
-    if known.doubts(not in_order(boxes)):  # they are decoded already
+    if known.doubts(not in_order(boxes)):  # the boxes are already decoded
         return None
     made = presets.retinaface(known.size, tables)
     said = "its outputs have four numbers, two scores and five landmarks for two priors of each cell, as RetinaFace"
@@ -364,7 +364,7 @@ def corners_and_scores(known: Known) -> Guess | None:
     return None
 
 
-_MANY = 100  # boxes: fewer may have corners in order by chance
+_MANY = 100  # boxes; fewer may have corners in order by chance
 
 
 def proposals(known: Known) -> Guess | None:
@@ -380,7 +380,7 @@ def proposals(known: Known) -> Guess | None:
         if len(cells) != 1 or sorted(columns) != [2, 4]:
             continue
         (rows, wide) = cells.pop()
-        # The pooling in it rounds up: 2 (cells - 1) + 12 pixels are seen, and perhaps a row and a column less.
+        # The pooling in it rounds up: the cells cover 2 (cells - 1) + 12 pixels, or one row and one column less.
         if not all(2 * count + 8 < side <= 2 * count + 12 for count, side in zip((rows, wide), known.size)):
             continue
         shares = np.moveaxis(flats[columns.index(2)], axis, -1).reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""What other networks write: classes, texts, maps, points, images, embeddings."""
+"""Recognises other networks by their outputs: classes, texts, maps, points, images, embeddings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def with_blank(characters: Sequence[str], classes: int) -> tuple[str, ...]:
         classes: number of classes of the network.
 
     Returns:
-        ``classes`` characters; empty if they are neither one nor two fewer, and do not begin with a blank.
+        ``classes`` characters. Empty if there are neither one nor two fewer characters, and they do not begin with a
+        blank.
 
     Example:
         >>> with_blank(["a", "b"], 4)
@@ -54,17 +55,18 @@ def with_blank(characters: Sequence[str], classes: int) -> tuple[str, ...]:
 
 
 def _steps(known: Known) -> Array | None:
-    """The only output as (steps, classes); an axis of length 1 may be between them."""
+    """The only output as (steps, classes). There may be an axis of length 1 between them."""
     values = np.squeeze(known.outputs[0]) if len(known.outputs) == 1 else np.zeros(0)
     return values if values.ndim == 2 else None
 
 
 def told_text(known: Known) -> Guess | None:
+    """(steps, classes): a text reader, if the user names the task."""
     values = _steps(known)
     if values is None:
         return None
     alphabet = with_blank(known.labels, values.shape[1]) if known.labels else ()
-    said = "with the characters of the labels" if alphabet else "whose characters are not known"
+    said = "with the characters of the labels" if alphabet else "with unknown characters"
     made = presets.ctc(values.shape[1], alphabet)
     return (made if sum_to_one(values) else replace(made, scores="softmax")), f"its output has classes {said}"
 
@@ -91,7 +93,7 @@ def told_landmarks(known: Known) -> Guess | None:
 
 
 def told_segmentation(known: Known) -> Guess | None:
-    """(classes, height, width); one class: the places where its score is above 0.5."""
+    """(classes, height, width). If there is one class, it is where the score is above 0.5."""
     if len(known.outputs) != 1:
         return None
     values = np.asarray(known.outputs[0])
@@ -112,12 +114,12 @@ def named_segmentation(known: Known) -> Guess | None:
     return Decoder("argmax", (Table(0),), len(values), axis=-3), f"its output is a map of its {len(values)} classes"
 
 
-# ------------------------------------------------------------------------------------ what the values themselves say
+# -------------------------------------------------------------------------------------------- evidence from values
 
-UNIT = 1e-3  # how far probabilities may be from adding up to one, and the length of a vector from one
-OVER = 0.05  # how far an image's values may be out of range: networks overshoot at edges
-USED = 0.125  # of its range, a share that an image's values use: scores of some classes are from -10 to 10, not to 255
-LEAST_CHARACTERS = 10  # of a text reader
+UNIT = 1e-3  # largest difference from 1 of a sum of probabilities, or of the length of a vector
+OVER = 0.05  # largest excess of an image's values over their range, because networks overshoot at edges
+USED = 0.125  # least share of the range that an image's values use; scores of classes may be from -10 to 10, of 255
+LEAST_CHARACTERS = 10  # least number of characters of a text reader
 MAP_SHARE = 8  # a map has at least an eighth of the input's width and height
 
 
@@ -129,14 +131,14 @@ def vector(known: Known) -> int:
 
 
 def classifier(known: Known) -> Guess | None:
-    """A vector, and labels of the images, a name or a class of its library for each value, or probabilities."""
+    """A vector with evidence for classes: labels of images, as many names or library classes, or probabilities."""
     values = vector(known)
     if not values:
         return None
     if known.labelled:
         return Classification(), "there are labels of the images"
     if len(known.labels) == values:
-        return Classification(), "the model brings a name for each value"
+        return Classification(), "the model has a name for each value"
     if known.classes == values:
         return Classification(), "the model's library states the number of its classes"
     if all(row.min() >= 0 and abs(row.sum() - 1) < UNIT for row in known.only):
@@ -145,14 +147,14 @@ def classifier(known: Known) -> Guess | None:
 
 
 def unit_vector(known: Known) -> Guess | None:
-    """A vector that always has length 1."""
+    """A vector that has length 1 for every sample."""
     if not vector(known) or not all(abs(np.linalg.norm(row) - 1) < UNIT for row in known.only):
         return None
     return Embedding(), "its output is a vector of length 1"
 
 
 def doubt(known: Known) -> str:
-    """What a vector without evidence could be: a sentence for the user."""
+    """A sentence for the user about a vector without evidence for its meaning."""
     if not (values := vector(known)):
         return ""
     said = f"the output is a vector of {values} values, but nothing says that these are scores of classes"
@@ -182,7 +184,7 @@ def image(known: Known) -> Guess | None:
     times = {out / side for out, side in zip(shape[1:], known.size)}
     if len(times) != 1 or not (factor := times.pop()).is_integer():
         return None
-    if shape[0] == 1 and factor == 1:  # a map of something, as well
+    if shape[0] == 1 and factor == 1:  # it may also be a map
         return None
     low, high = min(row.min() for row in known.only), max(row.max() for row in known.only)
     for bottom, top in ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)):

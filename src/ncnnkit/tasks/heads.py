@@ -1,4 +1,4 @@
-"""Boxes: decodes the outputs of detectors, of face and pose detectors, and of similar networks.
+"""Decodes the outputs of object, face and pose detectors, and of similar networks, to boxes.
 
 All heads are decoded in the same steps: the parts of the outputs become one row per box, high scores give candidates,
 candidates get corners and keypoints, and boxes that overlap a better one are dropped. The remaining boxes get masks.
@@ -21,7 +21,7 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
     """Decode one sample.
 
     Args:
-        decoder: all fields but ``axis``, ``alphabet`` and ``blank`` are used.
+        decoder: uses all fields except ``axis``, ``alphabet`` and ``blank``.
         outputs: all outputs of the network.
 
     Returns:
@@ -40,7 +40,7 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Boxes:
 
 
 def candidates(decoder: Decoder, found: dict[Part, Array]) -> tuple[Boxes, NDArray[np.intp]]:
-    """All boxes with a sufficient score, before boxes that overlap a better one are dropped.
+    """All boxes with a sufficient score, before non-maximum suppression.
 
     Args:
         decoder: as in :func:`decode`.
@@ -76,8 +76,8 @@ def masks(
         decoder: its ``prototype_step`` and the output of its prototypes are used.
         outputs: all outputs of the network.
         found: what :func:`~ncnnkit.tasks.boxes.gather` returns.
-        rows: of the boxes in ``found``, (N,).
-        corners: of the boxes, (N, 4), pixels of the input.
+        rows: the rows of the boxes in ``found``, (N,).
+        corners: the corners of the boxes, (N, 4), pixels of the input.
     """
     output = next(table.output for table in decoder.tables if table.parts == ("prototypes",))
     weights = found["coefficients"][rows]

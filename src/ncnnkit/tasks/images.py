@@ -121,7 +121,7 @@ def ssim(ours: Array, theirs: Array, span: float) -> float | None:
 
     The window is a Gaussian of 11 × 11 pixels with a standard deviation of 1.5; K1 is 0.01, K2 0.03 (Wang et al.,
     "Image Quality Assessment: From Error Visibility to Structural Similarity"). Pixels with a distance of less than 5
-    to a border do not count. None if an image is smaller than the window.
+    to a border do not count. The result is None if an image is smaller than the window.
 
     Args:
         ours, theirs: float64 (…, height, width).

@@ -11,9 +11,9 @@ from .detection import Detection, found_figures
 class Instances(Detection):
     """A network that finds objects and the pixels of each.
 
-    Its figures are those of :class:`~ncnnkit.tasks.detection.Detection`, and each intersection over union is that of
-    two masks: COCO's protocol with ``iouType="segm"``. Masks are compared in the resolution of the network's
-    prototypes, mostly a quarter of the input's.
+    It has the figures of :class:`~ncnnkit.tasks.detection.Detection`, but intersections over unions are those of masks:
+    COCO's protocol with ``iouType="segm"``. Masks are compared in the resolution of the network's prototypes, usually a
+    quarter of the input's.
     """
 
     name = "instances"
@@ -22,7 +22,7 @@ class Instances(Detection):
 
     @property
     def mask_shape(self) -> tuple[int, int]:
-        """(height, width) of the masks; (0, 0) where the shapes of the outputs are not known."""
+        """(height, width) of the masks; (0, 0) if the shapes of the outputs are unknown."""
         output = next(table.output for table in self.decoder.tables if table.parts == ("prototypes",))
         height, width = self.shapes[output][-2:] if output < len(self.shapes) else (0, 0)
         return height, width

@@ -15,28 +15,28 @@ from .decoder import Array, Decoder, Grid
 from .task import Task
 
 COCO = 80
-"""Number of classes of COCO's detectors, which are published without names of the classes."""
+"""The number of classes of COCO. Its detectors are published without names of the classes."""
 
 Guess = tuple[Decoder | Task, str]
-"""A decoder, or a task without one, and what the guess rests on: a clause."""
+"""A decoder, or a task without a decoder, and the evidence as a clause."""
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What is known of a network.
+    """The evidence about a network.
 
     Attributes:
         samples: the outputs for one sample or several, such as noise or images, without the batch axis.
-        size: (height, width) of its image, pixels; (0, 0): it takes none.
-        metadata: in the model's file.
-        labels: the names of the classes; empty if they are not known.
-        name: of the model, such as its file's.
-        channels: of its image; 0: it takes none.
+        size: (height, width) of its image, pixels; (0, 0) if it takes no image.
+        metadata: the metadata in the model's file.
+        labels: the names of the classes; empty if unknown.
+        name: the name of the model, such as the name of its file.
+        channels: the number of channels of its image; 0 if it takes no image.
         classes: the number of classes that the model's library states.
         labelled: whether the user gave a class for each image.
-        decoder: that came with the model, or was guessed before.
-        decoder_origin: what that rests on; empty if it came with the model.
-        sure: the user says which head it is: only shapes have to fit, not values.
+        decoder: the decoder that came with the model, or that was guessed before.
+        decoder_origin: the evidence for the guessed decoder; empty if it came with the model.
+        sure: whether the user named the head. Then only shapes must fit, not values.
     """
 
     samples: Sequence[Sequence[Array]]
@@ -53,34 +53,37 @@ class Known:
 
     @property
     def outputs(self) -> Sequence[Array]:
-        """Those for the first sample."""
+        """The outputs for the first sample."""
         return self.samples[0] if self.samples else ()
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of the outputs for the first sample."""
+        """The shapes of the outputs for the first sample."""
         return [np.shape(output) for output in self.outputs]
 
     @property
     def only(self) -> list[Array]:
-        """The only output for each sample; none where there are several, or where it is empty for some sample."""
+        """The only output, for each sample.
+
+        An empty list if there are several outputs, or if it is empty for a sample.
+        """
         if len(self.outputs) != 1 or not all(np.size(row[0]) for row in self.samples):
             return []
         return [np.asarray(row[0], np.float64) for row in self.samples]
 
     @property
     def only_shape(self) -> tuple[int, ...]:
-        """That of :attr:`only`; () where there is none, or where it differs from sample to sample."""
+        """The shape of :attr:`only`; () if there is none, or if it differs from sample to sample."""
         shapes = {values.shape for values in self.only}
         return shapes.pop() if len(shapes) == 1 else ()
 
     def doubts(self, fits: bool) -> bool:
-        """Whether values that do not fit speak against a guess."""
+        """Whether values that do not fit are evidence against a guess."""
         return not fits and not self.sure
 
 
 def told(metadata: Mapping[str, str], key: str) -> Any:
-    """A value of the metadata that is a Python literal, such as a list; None if it is none."""
+    """A value of the metadata that is a Python literal, such as a list; None if it is not a literal."""
     try:
         return ast.literal_eval(metadata[key])
     except (KeyError, ValueError, SyntaxError, MemoryError, RecursionError):
@@ -88,10 +91,10 @@ def told(metadata: Mapping[str, str], key: str) -> Any:
 
 
 def told_keypoints(metadata: Mapping[str, str]) -> tuple[int, int] | None:
-    """The keypoints that Ultralytics' metadata tells, (number, 2 or 3); (0, 2) where the task is no pose.
+    """The keypoints in Ultralytics' metadata, (number, 2 or 3); (0, 2) if the task is not pose.
 
     Returns:
-        None if the task is a pose, and its keypoints are not told.
+        None if the task is pose, but the metadata has no keypoints.
     """
     if metadata.get("task") != "pose":
         return 0, 2
@@ -109,7 +112,7 @@ def only_table(known: Known) -> Array | None:
 
 
 def flat(values: Array) -> Array:
-    """Without leading axes of length 1, down to two axes."""
+    """An array without leading axes of length 1, but with at least two axes."""
     values = np.asarray(values)
     while values.ndim > 2 and len(values) == 1:
         values = values[0]
@@ -117,11 +120,12 @@ def flat(values: Array) -> Array:
 
 
 def are_scores(values: Array) -> bool:
-    """Whether they are from 0 to 1."""
+    """Whether all values are from 0 to 1."""
     return bool(values.size and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1)
 
 
 def sum_to_one(rows: Array) -> bool:
+    """Whether the values of each row add up to one, as probabilities do."""
     return are_scores(rows) and bool(np.abs(rows.sum(1) - 1).max() < _SUM_ERROR)
 
 
@@ -131,16 +135,17 @@ def in_order(corners: Array) -> bool:
 
 
 def are_fractions(corners: Array) -> bool:
+    """Whether corners are fractions of the image, not pixels."""
     return bool(np.abs(corners).max() <= _LARGEST_FRACTION)
 
 
 def near_cells(centres: Array, grids: tuple[Grid, ...], stacked: bool = False) -> bool:
-    """Whether most points are near the cells that they belong to.
+    """Whether most points are near their cells.
 
     Args:
-        centres: (N, 2), pixels, as many as the anchors.
+        centres: (N, 2), pixels, one for each anchor.
         grids: the cells.
-        stacked: all cells with their first anchor come before those with their second.
+        stacked: whether the first anchors of all cells come before the second anchors.
     """
     if not np.isfinite(centres).all():
         return False
@@ -161,7 +166,7 @@ _PYRAMIDS = (presets.STRIDES, (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 def strides_of(
     known: Known, count: int, each: int = 1, strides: Sequence[Sequence[int]] = _PYRAMIDS
 ) -> tuple[int, ...]:
-    """The strides with so many boxes in all; empty if there are none."""
+    """The strides with this total number of boxes; empty if no strides fit."""
     for levels in strides if all(known.size) else ():
         if sum(grid.count for grid in presets.pyramid(known.size, levels, each=each)) == count:
             return tuple(levels)
@@ -169,9 +174,10 @@ def strides_of(
 
 
 def are_classes(known: Known, columns: int) -> bool:
-    """Whether so many columns may be the classes: there are as many names, or, without names, COCO's 80."""
+    """Whether the columns may be classes: there are as many as names, or, without names, 80 as in COCO."""
     return known.sure or columns == (len(known.labels) or COCO)
 
 
 def listed(strides: Sequence[int]) -> str:
+    """Strides as text: 8, 16 and 32."""
     return ", ".join(map(str, strides[:-1])) + f" and {strides[-1]}"

@@ -12,17 +12,17 @@ from .figures import fault, named, share
 from .task import Task
 
 NEAR = 0.05
-"""A point within this share of the object's size is where it should be."""
+"""A point counts as in place if its distance is below this share of the object's size."""
 
 
 @dataclass(frozen=True)
 class Landmarks(Task):
-    """A network that says where certain points of one object are.
+    """A network that finds certain points of one object.
 
     Attributes:
         output: index of the output.
-        dims: numbers of each point; the first two are x and y.
-        apart: 1 where all x come first, then all y; 0 where each point's numbers are neighbours.
+        dims: number of values of each point; the first two are x and y.
+        apart: 1 if all x come first, then all y; 0 if the values of each point are adjacent.
 
     Example:
         >>> task = Landmarks()
@@ -45,7 +45,7 @@ class Landmarks(Task):
         return (values.reshape(self.dims, -1).T if self.apart else values.reshape(-1, self.dims))[:, :2]
 
     def compare(self, ours: Array, theirs: Array, truth: Array | None = None) -> Array:
-        """The distance of each point over the diagonal of the box around the original's points, (N,)."""
+        """The distance of each point divided by the diagonal of the box around the original's points, (N,)."""
         size = float(np.linalg.norm(np.ptp(theirs, axis=0)))
         if ours.shape != theirs.shape or not size:
             return np.full(len(theirs), np.inf if ours.shape != theirs.shape or (ours != theirs).any() else 0.0)
@@ -60,5 +60,5 @@ class Landmarks(Task):
         return {"nme": float(away.mean()), "near": float((away <= NEAR).mean())}
 
     def severity(self, row: Array) -> float:
-        """The mean distance over the size of the object."""
+        """The mean distance divided by the size of the object."""
         return float(row.mean()) if len(row) else 0.0

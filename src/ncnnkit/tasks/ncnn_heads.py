@@ -1,7 +1,8 @@
-"""ncnn's own layers that choose boxes: what they write, and what they read.
+"""ncnn's own layers that select boxes: their inputs and outputs.
 
-The number of their rows changes from sample to sample, so the error of such an output says little. What the layer
-reads has the same shape for every sample. A network that ends in one is judged by these blobs, and by its boxes.
+The number of output rows changes from sample to sample, so the error of such an output is not meaningful. The inputs of
+the layer have the same shape for every sample. A network that ends in such a layer is judged by these blobs, and by its
+boxes.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ Shapes = Sequence[tuple[int, ...] | None]
 
 @dataclass(frozen=True)
 class DetectionLayer:
-    """A layer that chooses boxes.
+    """A layer that selects boxes.
 
     Attributes:
-        type, name: of the layer.
-        blobs: what it reads, in the order of its inputs. Extract them before the outputs: ncnn frees a blob when it
-            has computed what reads it.
-        output: what it writes.
-        before: decodes these blobs to the boxes that the layer finds; None if they cannot be decoded.
-        after: decodes the outputs of the network; None if the layer's output is none of them.
+        type, name: the type and the name of the layer.
+        blobs: its input blobs, in order. Extract them before the outputs, because ncnn frees a blob after the layers
+            that read it have run.
+        output: its output blob.
+        before: the decoder from these blobs to the boxes that the layer finds; None if they cannot be decoded.
+        after: the decoder of the network's outputs; None if the layer's output is not one of them.
     """
 
     type: str
@@ -39,12 +40,12 @@ class DetectionLayer:
 
 
 def detection_layer(graph: Graph, size: Size = (0, 0)) -> DetectionLayer | None:
-    """The last layer of a network that chooses boxes; None if there is none.
+    """The last layer of a network that selects boxes; None if there is none.
 
     Args:
         graph: the network.
-        size: (height, width) of its image, pixels; (0, 0): boxes are in fractions of the image, and nothing is known
-            of the blobs.
+        size: (height, width) of its image, pixels. (0, 0) if unknown: boxes are then in fractions of the image, and the
+            shapes of the blobs are unknown.
 
     Example:
         >>> found = detection_layer(ncnnkit.load("mobilenet_ssd.param"), (300, 300))  # doctest: +SKIP
@@ -69,7 +70,7 @@ def detection_layer(graph: Graph, size: Size = (0, 0)) -> DetectionLayer | None:
 
 
 def _shapes(graph: Graph, layer: Layer, size: Size) -> Shapes:
-    """The shapes of what it reads, None if one is not known."""
+    """The shapes of its inputs; None if one is unknown."""
     given = [(shape or (3, 0, 0))[:1] + size for shape in graph.input_shapes()]
     try:
         known: Mapping[str, object] = graph.infer_shapes(given if len(given) == 1 and all(size) else None)
@@ -80,7 +81,10 @@ def _shapes(graph: Graph, layer: Layer, size: Size) -> Shapes:
 
 
 def _ssd(layer: Layer, shapes: Shapes) -> Decoder | None:
-    """Locations, confidences and priors. With ``num_class=-233`` they are in the order of mxnet's SSD."""
+    """The decoder of locations, confidences and priors.
+
+    With ``num_class=-233`` they are in the order of mxnet's SSD.
+    """
     p, scores = layer.p, shapes[1]
     mxnet = p.num_class == _MXNET
     if mxnet and (scores is None or len(scores) != 2):
@@ -115,7 +119,7 @@ def _yolov3(layer: Layer, shapes: Shapes) -> Decoder | None:
         return None
     sizes = [[(p.biases[2 * box], p.biases[2 * box + 1]) for box in each] for each in boxes]
     made = _maps(layer, shapes, sizes, p.anchors_scale)
-    # A background class comes first: the layer adds 1 to the index.
+    # A background class comes first, so the layer adds 1 to the index.
     return made and replace(made, combination="ncnn", scores="sigmoid")
 
 
@@ -131,13 +135,13 @@ def _yolov2(layer: Layer, shapes: Shapes) -> Decoder | None:
 def _maps(
     layer: Layer, shapes: Shapes, sizes: Sequence[Sequence[tuple[float, float]]], cells: Sequence[float]
 ) -> Decoder | None:
-    """Maps of YOLO.
+    """The decoder of YOLO's maps.
 
     Args:
         layer: the layer.
-        shapes: of its inputs.
-        sizes: of the anchors of each map, in pixels of ``cells``.
-        cells: side of a cell of each map.
+        shapes: the shapes of its inputs.
+        sizes: the sizes of the anchors of each map, in the pixels of ``cells``.
+        cells: the side of a cell of each map, in pixels.
     """
     p = layer.p
     grids = []
@@ -145,7 +149,7 @@ def _maps(
         if shape is None or len(shape) != 3 or cell * min(shape) < 1 or shape[0] != p.num_box * (5 + p.num_class):
             return None
         _, height, width = shape
-        # ncnn cuts the sides of the image to whole numbers: 33.6 x 13 cells are 436.
+        # ncnn truncates the sides of the image to whole numbers: 33.6 x 13 cells are 436.
         relative = tuple((w / int(cell * width), h / int(cell * height)) for w, h in boxes)
         grids.append(Grid(height, width, (1 / height, 1 / width), (0.5 / height, 0.5 / width), relative))
     parts: tuple[Part, ...] = ("boxes", "objectness", "scores")
@@ -162,7 +166,7 @@ BEFORE: dict[str, Callable[[Layer, Shapes], Decoder | None]] = {
     "YoloDetectionOutput": _yolov2,
     "Proposal": lambda layer, shapes: None,  # its boxes are candidates for a second stage
 }
-"""Type of layer -> what decodes its inputs. Source: ncnn's implementation of each layer."""
+"""Type of layer -> function that gives the decoder of its inputs. Source: ncnn's implementation of each layer."""
 
 ROWS = ("DetectionOutput", "Yolov3DetectionOutput", "YoloDetectionOutput")
-"""Layers that write rows of label, score, x1, y1, x2, y2, in fractions of the image."""
+"""Types of layers that output rows of label, score, x1, y1, x2, y2, in fractions of the image."""

@@ -24,9 +24,9 @@ class Metric(Task):
     """A task with a single figure, ``score``: a function that the user wrote. A larger value is better.
 
     Attributes:
-        function: (the model's outputs for one sample, the original's) -> a number; 1 where they are equal. The figure
-            is its mean over the samples.
-        function_name: of the function, for people.
+        function: (the model's outputs for one sample, the original's outputs) -> a number; 1 if they are equal. The
+            figure is its mean over the samples.
+        function_name: the name of the function for texts.
     """
 
     name = "metric"
@@ -41,10 +41,10 @@ class Metric(Task):
         return outputs
 
     def compare(self, ours: Sequence[Array], theirs: Sequence[Array], truth: Any = None) -> float:
-        """The function's value.
+        """The value of the function.
 
         Raises:
-            RecipeError: the function raises, or returns no number.
+            RecipeError: the function raises an exception, or does not return a number.
         """
         try:
             found = self.function(ours, theirs)
@@ -67,10 +67,10 @@ class Metric(Task):
 
 
 def own_task(given: str | type[Task]) -> type[Task]:
-    """The class that a user wrote, by its name as ``package.module:Name`` or itself.
+    """The class that a user wrote, from ``package.module:Name`` or from the class itself.
 
     Raises:
-        RecipeError: it cannot be imported, or is no subclass of :class:`~ncnnkit.tasks.Task`.
+        RecipeError: it cannot be imported, or is not a subclass of :class:`~ncnnkit.tasks.Task`.
     """
     found = _imported(given, "task") if isinstance(given, str) else given
     reference = given if isinstance(given, str) else object_name(given)
@@ -83,10 +83,10 @@ def own_task(given: str | type[Task]) -> type[Task]:
 
 
 def own_metric(given: str | Callable[..., Any]) -> Metric:
-    """The task of a user's function, by its name as ``package.module:function`` or itself.
+    """The task of a user's function, from ``package.module:function`` or from the function itself.
 
     Raises:
-        RecipeError: it cannot be imported, or not be called with two arguments.
+        RecipeError: it cannot be imported, or cannot be called with two arguments.
     """
     found = _imported(given, "metric") if isinstance(given, str) else given
     made = Metric(function=found, function_name=given if isinstance(given, str) else object_name(given))
@@ -101,7 +101,7 @@ def own_metric(given: str | Callable[..., Any]) -> Metric:
 
 
 def _imported(reference: str, where: str) -> Any:
-    """What ``package.module:name`` names; modules in the current folder are found, too."""
+    """Import ``package.module:name``. Modules in the current folder are found, too."""
     module, _, name = reference.partition(":")
     if not module or not name.isidentifier():
         raise RecipeError(f"{reference!r} is not package.module:name", where=where)

@@ -1,4 +1,4 @@
-"""Points that a network writes as numbers: the landmarks of the one object in the image."""
+"""Decodes points that a network outputs as numbers: the landmarks of the only object in the image."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def decode(decoder: Decoder, outputs: Sequence[Array]) -> Landmarks:
     """Decode one sample.
 
     Args:
-        decoder: ``keypoints`` (number, numbers of each), ``origin``, ``anchors`` (the whole input, if any) and
-            ``scale`` count. The layout ``rows`` is x, y, x, y, ...; ``columns`` is all x, then all y.
+        decoder: uses ``keypoints`` (number of points, values of each), ``origin``, ``anchors`` (the whole input, if
+            any) and ``scale``. The layout ``rows`` is x, y, x, y, ...; ``columns`` is all x, then all y.
         outputs: all outputs of the network.
 
     Raises:

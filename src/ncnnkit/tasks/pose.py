@@ -15,12 +15,12 @@ from .predictions import Boxes, pairs, shared_areas
 from .task import ratio
 
 LEAST_VISIBLE = 0.5
-"""Keypoints that the original sees less clearly do not count."""
+"""Keypoints with a lower visibility in the original do not count."""
 
 
 @dataclass(frozen=True, eq=False)
 class Row(detection.Row):
-    """One sample; and the sum and the number of the distances of keypoints over the size of their box."""
+    """One sample, with the sum and the number of the distances of keypoints divided by the size of their box."""
 
     away: float
     points: int
@@ -30,8 +30,8 @@ class Row(detection.Row):
 class Pose(Detection):
     """A network that finds objects and points on them.
 
-    It has the figures of :class:`~ncnnkit.tasks.detection.Detection`, and the distance of the keypoints over the
-    diagonal of the original's box, the mean over all visible keypoints of the boxes kept.
+    It has the figures of :class:`~ncnnkit.tasks.detection.Detection`, and the distance of the keypoints divided by the
+    diagonal of the original's box, as the mean over all visible keypoints of the boxes kept.
     """
 
     name = "pose"

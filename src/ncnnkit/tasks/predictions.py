@@ -1,4 +1,4 @@
-"""What a decoder returns for one sample, and how two predictions compare."""
+"""The predictions that decoders return for one sample, and the comparison of two predictions."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 from .decoder import Array
 
 SAME_BOX = 0.5
-"""The least intersection over union of two boxes that are taken for the same."""
+"""The least intersection over union of two boxes that count as the same."""
 _EQUAL = 1e-3  # pixels
 _SAME_POINT = 1.0  # pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """What a detector found, the best first.
+    """The boxes that a detector found, the best first.
 
     Attributes:
         xyxy: float32 (N, 4): left, top, right, bottom in pixels of the network's input.
         scores: float32 (N,).
-        labels: int64 (N,): index of the class, as the original model counts.
-        keypoints: float32 (N, keypoints, 2 or 3): x and y in pixels, and how visible a point is, from 0 to 1; None
-            where there are none.
-        masks: bool (N, height, width): the pixels of each object, in a resolution of their own that covers the input;
-            None if there are none.
+        labels: int64 (N,): indices of classes, numbered as in the original model.
+        keypoints: float32 (N, keypoints, 2 or 3): x and y in pixels, and the visibility of a point, from 0 to 1; None
+            if there are none.
+        masks: bool (N, height, width): the pixels of each object, on a grid that covers the input; None if there are
+            none.
     """
 
     xyxy: NDArray[np.float32]
@@ -40,7 +40,7 @@ class Boxes:
         return len(self.scores)
 
     def where(self, chosen: Array) -> Boxes:
-        """Some of the boxes: ``chosen`` is a mask (N,), or indices."""
+        """Some of the boxes. ``chosen`` is a mask (N,), or indices."""
         points = None if self.keypoints is None else self.keypoints[chosen]
         masks = None if self.masks is None else self.masks[chosen]
         return Boxes(self.xyxy[chosen], self.scores[chosen], self.labels[chosen], points, masks)
@@ -52,7 +52,7 @@ class Boxes:
 
 @dataclass(frozen=True, eq=False)
 class ClassMap:
-    """The best class at each place, as of a pixel.
+    """The best class at each position, such as a pixel.
 
     Attributes:
         classes: int64, of any shape.
@@ -70,8 +70,8 @@ class Text:
 
     Attributes:
         codes: int64 (characters,): the class of each character.
-        text: the same in characters; U+FFFD for a class without one.
-        score: mean score of the characters, from 0 to 1; 0 where there are none.
+        text: the same as characters; U+FFFD for a class without a character.
+        score: mean score of the characters, from 0 to 1; 0 if there are none.
     """
 
     codes: NDArray[np.int64]
@@ -84,10 +84,10 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """Points of the one object in the image.
+    """The points of the only object in the image.
 
     Attributes:
-        points: float32 (N, 2 or 3): x and y in pixels of the network's input, and how visible a point is.
+        points: float32 (N, 2 or 3): x and y in pixels of the network's input, and the visibility of a point.
     """
 
     points: NDArray[np.float32]
@@ -102,7 +102,7 @@ Prediction = Boxes | ClassMap | Text | Landmarks
 def shared_areas(ours: Boxes, theirs: Boxes) -> NDArray[np.float64]:
     """Intersection over union of each object of one prediction with each of another, (N, M).
 
-    Where both have masks of one resolution, it is that of the masks. A mask without a pixel is compared by its box.
+    If both have masks of one resolution, it is computed from the masks. An empty mask is compared by its box.
     """
     found = np.zeros((len(ours), len(theirs)))
     if not found.size:
@@ -122,7 +122,7 @@ def shared_areas(ours: Boxes, theirs: Boxes) -> NDArray[np.float64]:
 
 
 def overlaps(box: Array, others: Array) -> NDArray[np.float32]:
-    """Intersection over union of one box, (4,), with others, (N, 4), all x1, y1, x2, y2; 0 where both are empty."""
+    """Intersection over union of one box, (4,), with others, (N, 4), all x1, y1, x2, y2; 0 if both are empty."""
     low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
     shared = np.clip(high - low, 0, None).prod(1)
     union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared
@@ -131,16 +131,16 @@ def overlaps(box: Array, others: Array) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two predictions agree.
+    """How much two predictions agree.
 
     Attributes:
-        ours: boxes of the first prediction, or places, characters or points.
-        theirs: those of the second.
-        matched: pairs of boxes of the same class with an IoU of 0.5 or more, each box in one pair at most; the IoU is
-            that of their masks where there are any; places of the same class; characters in the same order; points
-            at most a pixel apart.
-        iou: mean intersection over union of the pairs; None if there are none, and for all but boxes.
-        score_error: the largest difference of the scores of a pair; None as above.
+        ours: number of boxes, positions, characters or points of the first prediction.
+        theirs: number of those of the second prediction.
+        matched: number of matches: pairs of boxes of the same class with an IoU of 0.5 or more, each box in at most one
+            pair (the IoU of their masks, if there are any); positions of the same class; characters in the same order;
+            or points that are at most a pixel apart.
+        iou: mean intersection over union of the pairs of boxes; None if there are none.
+        score_error: the largest difference of the scores of a pair of boxes; None if there are none.
     """
 
     ours: int
@@ -151,7 +151,7 @@ class Agreement:
 
     @property
     def share(self) -> float:
-        """Matched over all, from 0 to 1; 1 where both are empty."""
+        """The share of matches, from 0 to 1; 1 if both are empty."""
         return self.matched / max(self.ours, self.theirs) if self.ours or self.theirs else 1.0
 
     def __add__(self, other: Agreement) -> Agreement:
@@ -170,7 +170,7 @@ class Agreement:
 def agreement(ours: Prediction, theirs: Prediction) -> Agreement:
     """Compare two predictions of one sample.
 
-    Each box, the best first, is paired with the free box of its class that it overlaps most.
+    The boxes are taken in order, the best first. Each is paired with the free box of its class that it overlaps most.
 
     Raises:
         ValueError: they are of different kinds, or maps or sets of points of different sizes.
@@ -185,7 +185,7 @@ def agreement(ours: Prediction, theirs: Prediction) -> Agreement:
         return Agreement(len(ours), len(theirs), int(near.sum()))
     if isinstance(ours, ClassMap) and isinstance(theirs, ClassMap):
         if ours.classes.size != theirs.classes.size:
-            raise ValueError(f"maps of {ours.classes.size} and {theirs.classes.size} places")
+            raise ValueError(f"maps of {ours.classes.size} and {theirs.classes.size} positions")
         same = int((ours.classes.reshape(-1) == theirs.classes.reshape(-1)).sum())
         return Agreement(len(ours), len(theirs), same)
     if not (isinstance(ours, Boxes) and isinstance(theirs, Boxes)):
@@ -199,11 +199,12 @@ def agreement(ours: Prediction, theirs: Prediction) -> Agreement:
 def pairs(ours: Boxes, theirs: Boxes, shared: Array) -> list[tuple[int, int, float]]:
     """Boxes of one class with an IoU of 0.5 or more: (index in the first, index in the second, IoU).
 
-    Each box of the first, the best first, gets the free box of the second that it overlaps most.
+    The boxes of the first are taken in order, the best first. Each gets the free box of the second that it overlaps
+    most.
 
     Args:
         ours, theirs: the boxes.
-        shared: what :func:`shared_areas` says of them.
+        shared: the result of :func:`shared_areas` for them.
     """
     free = np.ones(len(theirs), bool)
     found = []

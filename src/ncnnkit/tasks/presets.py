@@ -37,11 +37,11 @@ def pyramid(
     """A grid for each stride.
 
     Args:
-        size: of the network's input.
-        strides: side of a cell of each level, pixels. A last cell may lie across the border.
+        size: (height, width) of the network's input, pixels.
+        strides: side of a cell of each level, pixels. The last cell may cross the border.
         offset: where the centre of an anchor is in its cell: 0 at its upper left corner, 0.5 in its middle.
-        sizes: of the anchors of each level; by default each is as large as its cell.
-        each: number of anchors of a cell where ``sizes`` is not given.
+        sizes: the sizes of the anchors of each level; by default each anchor is as large as its cell.
+        each: number of anchors of a cell if ``sizes`` is not given.
 
     Example:
         >>> [grid.count for grid in pyramid((320, 320))]
@@ -91,9 +91,9 @@ def with_masks(decoder: Decoder, prototypes: int, output: int = 1) -> Decoder:
     Source: ``process_mask`` of Ultralytics; YOLOv5's segmentation models are alike.
 
     Args:
-        decoder: of one table.
-        prototypes: their number.
-        output: index of the output that holds them.
+        decoder: a decoder with one table.
+        prototypes: the number of prototypes.
+        output: index of the output with the prototypes.
 
     Example:
         >>> with_masks(ultralytics(80), 32).prototypes
@@ -130,7 +130,7 @@ def yolov5_maps(
 
 
 def yolox(size: Size, classes: int, strides: Sequence[int] = STRIDES) -> Decoder:
-    """YOLOX as it is exported: (N, 5 + classes), not decoded, scores after their sigmoid.
+    """YOLOX as it is exported: (N, 5 + classes), boxes not decoded, scores after their sigmoid.
 
     Source: ``decode_outputs`` and ``postprocess`` of YOLOX; the thresholds of ``tools/demo.py``.
     """
@@ -146,7 +146,7 @@ def nanodet(
     """NanoDet and NanoDet-Plus: scores after their sigmoid, and distributions of distances in strides (GFL).
 
     Source: ``get_bboxes`` of NanoDet's ``NanoDetPlusHead`` and ``GFLHead``; the threshold of ``demo.py``. Plus measures
-    from the corners of cells, NanoDet from their middles.
+    from the corners of cells, NanoDet from their centres.
     """
     return Decoder(
         "boxes", tables, classes, size=size, boxes="distances", bins=bins, scores="none",
@@ -156,7 +156,7 @@ def nanodet(
 
 
 def scrfd(size: Size, tables: tuple[Table, ...]) -> Decoder:
-    """SCRFD: distances in strides from two anchors in the corner of each cell, and five landmarks where there are any.
+    """SCRFD: distances in strides from two anchors in the corner of each cell, and possibly five landmarks.
 
     Source: ``SCRFD.forward`` and ``detect`` of InsightFace, with their thresholds.
     """
@@ -192,7 +192,7 @@ def mtcnn_proposals(cells: tuple[int, int], tables: tuple[Table, ...]) -> Decode
 
     Args:
         cells: (rows, columns) of the output.
-        tables: of the boxes and of the scores of background and face.
+        tables: the tables of the boxes and of the scores of background and face.
     """
     grid = Grid(*cells, (2.0, 2.0), (6.5, 6.5), ((11.0, 11.0),))
     return Decoder(

@@ -41,12 +41,12 @@ _FIGURES = (share("miou", "mean IoU"), share("pixels", "equal pixels"))
 
 @dataclass(frozen=True)
 class Segmentation(Task):
-    """A network that gives each pixel a class, or one value: text or not, foreground or not.
+    """A network that gives each pixel a class, or one value, such as text or not, or foreground or not.
 
     Attributes:
-        output: index of the output that holds the map.
+        output: index of the output with the map.
         axis: the axis of the classes; -1 if the output is one map of values.
-        threshold: for one map of values: pixels above it belong to the object, class 1. NaN does not.
+        threshold: for one map of values. Pixels above it belong to the object, class 1. NaN does not.
 
     Example:
         >>> task = Segmentation(axis=0)
@@ -67,7 +67,7 @@ class Segmentation(Task):
 
     def predict(self, outputs: Sequence[Array]) -> ClassMap:
         """The class of each pixel."""
-        classes = 1 if self.axis < 0 else 0  # 0: as many as there are along the axis
+        classes = 1 if self.axis < 0 else 0  # 0: the number of classes is the length of the axis
         decoder = Decoder("argmax", (Table(self.output),), classes, axis=self.axis, score_threshold=self.threshold)
         return argmax.decode(decoder, outputs)
 
@@ -75,8 +75,8 @@ class Segmentation(Task):
         """The pixels of each class.
 
         Args:
-            ours, theirs: of the model and of the original.
-            truth: of the size of the network's input; -1 where a pixel does not count.
+            ours, theirs: the maps of the model and of the original.
+            truth: the correct map, in the size of the network's input; -1 for pixels that do not count.
         """
         right = None
         if truth is not None:
@@ -123,7 +123,7 @@ def overlap(ours: ClassMap, right: ClassMap) -> Overlap:
 
 
 def _at_size(classes: NDArray[np.int64], size: tuple[int, ...]) -> NDArray[np.int64]:
-    """A map at another (height, width): each place has the class of the pixel at its centre."""
+    """A map at another (height, width). Each position has the class of the pixel at its centre."""
     rows, columns = (((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip(size, classes.shape))
     return classes[np.ix_(rows, columns)]
 

@@ -38,7 +38,7 @@ class Asked:
     """The parsed value of ``--task``.
 
     Attributes:
-        name: the name of the task; empty: none was given.
+        name: the name of the task; empty if none was given.
         values: attribute -> its value.
         head: the name of the head of a detector.
         alphabet: a file with the characters of a text reader, one per line.
@@ -82,7 +82,7 @@ class Asked:
                 else:
                     values[key] = type(numbers[key])(value)
             except ValueError:
-                raise RecipeError(f"{item!r}: {value!r} is not a number of its kind", where="task") from None
+                raise RecipeError(f"{item!r}: {value!r} is not a valid number", where="task") from None
         if said.get("head", DETECTORS[0]) not in DETECTORS:
             raise RecipeError(f"unknown head {said['head']!r}", where="task", hint=", ".join(DETECTORS))
         return cls(name, values, **said)
@@ -101,10 +101,10 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
     """The task that a user names, such as ``segmentation``, ``segmentation:threshold=0.3`` or ``my.tasks:Defects``.
 
     Args:
-        text: a name of :data:`TASKS`, with values for its attributes behind a colon; or a class, as
+        text: a name in :data:`TASKS`, with values for its attributes after a colon; or a class, such as
             ``package.module:Name``.
-        decoder: of the network, where one is known. It says what the user does not: which axis has the classes, or
-            the alphabet. A head or an alphabet in ``text`` was used to find it.
+        decoder: the decoder of the network, if known. It completes what the user does not give, such as the axis of the
+            classes, or the alphabet. A head or an alphabet in ``text`` was used to find it.
 
     Raises:
         RecipeError: there is no such task or attribute, a value is not of its type, or a detector has no decoder.
@@ -122,7 +122,7 @@ def named_task(text: str, decoder: Decoder | None) -> Task:
             hint = f"--task {asked.name}:head=NAME ({', '.join(DETECTORS)}), or a class of your own that decodes them"
             raise RecipeError("no decoder is known for the outputs of this network", where="task", hint=hint)
         if missing := next((part for part in kind.reads if part not in decoder.parts), ""):
-            raise RecipeError(f"the decoder of this network reads no {missing}", where="task", hint="--task detection")
+            raise RecipeError(f"the decoder of this network has no {missing}", where="task", hint="--task detection")
         return kind(decoder=decoder)
     known = decoded_task(decoder) if decoder else None
     return asked.applied(known if isinstance(known, kind) else kind())
@@ -138,7 +138,7 @@ def asked_task(task: str | type[Task], metric: str | Callable[..., Any]) -> Task
         RecipeError: there is no such task, attribute or function, or both are given.
     """
     if task and metric:
-        raise RecipeError("--task and --metric exclude each other", hint="a task of your own has any figures")
+        raise RecipeError("--task and --metric exclude each other", hint="your own task class can have any figures")
     if metric:
         return own_metric(metric)
     if not isinstance(task, str):
@@ -151,9 +151,9 @@ def decoded_task(decoder: Decoder, shapes: Sequence[tuple[int, ...]] = ()) -> Ta
     """The task of a network with a decoder; None if the decoder does not determine it.
 
     Args:
-        decoder: of the network.
-        shapes: of its outputs, without the batch axis, where they are known: the best classes of a vector or of a
-            sequence are no map.
+        decoder: the decoder of the network.
+        shapes: the shapes of its outputs, without the batch axis, if known. The best classes of a vector or of a
+            sequence are not a map.
     """
     (table, *_), axis = decoder.tables, decoder.axis
     if decoder.kind == "boxes":
@@ -168,12 +168,12 @@ def decoded_task(decoder: Decoder, shapes: Sequence[tuple[int, ...]] = ()) -> Ta
         least = decoder.score_threshold
         values = math.log(least / (1 - least)) if decoder.scores == "sigmoid" and 0 < least < 1 else least
         return Segmentation(output=table.output, axis=-1, threshold=values)
-    sides = len(shapes[table.output]) if shapes else 3  # counted from the front: -1 says that there is one map
+    sides = len(shapes[table.output]) if shapes else 3  # counted from the front, because -1 means that there is one map
     return Segmentation(output=table.output, axis=axis % sides)
 
 
 def spelled(task: Task) -> str:
-    """A task as :func:`named_task` takes it, without its decoder; empty for a class that a user wrote.
+    """A task in the form that :func:`named_task` takes, without its decoder; empty for a class that a user wrote.
 
     Example:
         >>> spelled(Segmentation(threshold=0.3))

@@ -26,9 +26,9 @@ class Task(ABC):
     Attributes:
         name: its name in ``--task``.
         figures: name -> figure, for the numbers that :meth:`summarise` returns; the most important first.
-        requires: the default requirements. They mean that a user sees no loss.
-        labels: the kind of labels that :meth:`compare` takes: ``classes``, ``boxes``, ``texts`` or ``pictures``; empty:
-                none.
+        requires: the default requirements. A user sees no loss if they hold.
+        labels: the kind of labels that :meth:`compare` takes: ``classes``, ``boxes``, ``texts`` or ``pictures``; empty
+            if none.
         shapes: the shapes of the original's outputs, without the batch axis; () if unknown. Outputs with the same
                 number of values are reshaped to these, because ncnn drops axes of length 1.
 
@@ -81,19 +81,19 @@ class Task(ABC):
         """The value of each figure over some samples; None if it cannot be computed.
 
         Args:
-            rows: what :meth:`compare` returned, in any order; one may occur several times.
+            rows: the results of :meth:`compare`, in any order. A result may occur several times.
         """
 
     def counted(self, rows: Sequence[Any]) -> int:
         """The number of things that figures with :attr:`Figure.counts` count; by default the number of samples.
 
         Args:
-            rows: as of :meth:`summarise`.
+            rows: as for :meth:`summarise`.
         """
         return len(rows)
 
     def severity(self, row: Any) -> float | None:
-        """How wrong the model is on one sample, from what :meth:`compare` returned; None: samples are not ranked."""
+        """How wrong the model is on one sample, from the result of :meth:`compare`; None if samples are not ranked."""
         return None
 
     def parts(self, outputs: Sequence[Array]) -> Sequence[Array]:
@@ -118,8 +118,8 @@ class Estimate:
 
     Attributes:
         value: the figure over all samples; None if it cannot be computed.
-        low, high: the ends of the 95 % interval; None if ``value`` is.
-        near: the ends of the 68 % interval, one standard error from the value; None if ``value`` is.
+        low, high: the ends of the 95 % interval; None if ``value`` is None.
+        near: the ends of the 68 % interval, one standard error from the value; None if ``value`` is None.
         samples: the number of samples.
     """
 
@@ -134,12 +134,12 @@ def estimates(task: Task, rows: Sequence[Any], *, draws: int = DRAWS) -> dict[st
     """Each figure of a task with its 95 % interval.
 
     The interval is the percentile bootstrap over samples (Efron and Tibshirani, "An Introduction to the Bootstrap",
-    chapter 13). It shows how much the figure depends on the choice of samples, and says nothing about samples of
-    another kind.
+    chapter 13). It shows how much the figure depends on the choice of samples. It does not apply to samples of another
+    kind.
 
     Args:
         task: the task.
-        rows: what ``task.compare`` returned, one for each sample.
+        rows: the results of ``task.compare``, one for each sample.
         draws: number of bootstrap samples.
     """
     whole = task.summarise(rows)

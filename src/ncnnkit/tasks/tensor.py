@@ -27,8 +27,8 @@ class Tensors(Task):
         return outputs
 
     def compare(self, ours: Any, theirs: Any, truth: Any = None) -> None:
-        """Nothing: the values are compared anyway."""
+        """Nothing to compare here, because the values of outputs are compared in any case."""
 
     def summarise(self, rows: Sequence[None]) -> dict[str, float | None]:
-        """No figure."""
+        """No figures."""
         return {}

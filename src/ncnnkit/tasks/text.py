@@ -37,13 +37,13 @@ _FIGURES = (share("texts", "equal texts", counts="texts"), fault("cer", "charact
 class Texts(Task):
     """A network that reads text: the best character of each step, without repeats and blanks.
 
-    A text is a sequence of classes; the characters that they represent do not matter here.
+    A text is a sequence of classes. The characters that they represent do not matter here.
 
     Attributes:
         output: index of the output.
-        axis: of the classes in it; the other axis is that of the steps.
-        blank: the class that is no character (Graves et al., "Connectionist Temporal Classification").
-        alphabet: the character of each class; () where they are not known.
+        axis: the axis of the classes; the other axis has the steps.
+        blank: the class that is not a character (Graves et al., "Connectionist Temporal Classification").
+        alphabet: the character of each class; () if unknown.
 
     Example:
         >>> task = Texts()
@@ -70,7 +70,7 @@ class Texts(Task):
         return tuple(ctc.decode(decoder, outputs).codes.tolist())
 
     def written(self, codes: Sequence[int]) -> str:
-        """A text in characters; if the alphabet is unknown, the numbers of its classes."""
+        """A text as characters; if the alphabet is unknown, as the numbers of its classes."""
         if not self.alphabet:
             return " ".join(map(str, codes))
         return "".join(self.alphabet[code] if code < len(self.alphabet) else "\ufffd" for code in codes)

@@ -7,11 +7,11 @@
 
 INPUT   an image; an array in a .npy, or as text in a .txt or .csv; a .npz with an array for each input; a folder of
         these; or - for PPM images on stdin
-OUTPUT  .npy or text of what the network puts out, of several outputs a file each; or, where the network makes an image
-        or a mask, .png, .jpg, .ppm or .pgm
+OUTPUT  a .npy or text file for the network's outputs, one file for each output; or, if the network makes an image or a
+        mask, a .png, .jpg, .ppm or .pgm
 
-Without a model, it runs the one in models/ beside it. It needs ncnn and numpy. It reads PPM and PGM images itself;
-other formats, and writing images, need Pillow. What is known of the model is in infer.json. Python 3.9 or newer.
+Without a model, the program runs the one in models/ beside it. It needs Python 3.9 or newer, ncnn and numpy. It reads
+PPM and PGM images itself; other formats, and writing images, need Pillow. The facts about the model are in infer.json.
 """
 
 from __future__ import annotations
@@ -44,56 +44,64 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
+    """A parser that raises :class:`UsageError` instead of ending the program."""
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
 
 def whole(text: str) -> int:
+    """An option's value as an integer from 0 to 1000000."""
     if not (text.isascii() and text.isdigit() and int(text) <= 1000000):
-        raise argparse.ArgumentTypeError("must be a whole number from 0 to 1000000, not %r" % text)
+        raise argparse.ArgumentTypeError("must be an integer from 0 to 1000000, not %r" % text)
     return int(text)
 
 
 def positive(text: str) -> int:
+    """An option's value as an integer from 1 to 1000000."""
     if whole(text) == 0:
-        raise argparse.ArgumentTypeError("must be a whole number above zero")
+        raise argparse.ArgumentTypeError("must be an integer above zero")
     return int(text)
 
 
 def is_picture(path: Optional[Path]) -> bool:
+    """Whether a path has the suffix of an image file that Pillow writes."""
     return path is not None and path.suffix.lower() in PICTURES
 
 
 def drawable(text: str) -> Path:
+    """An option's value as the path of an image file."""
     if not is_picture(Path(text)):
         raise argparse.ArgumentTypeError("must end in .png, .jpg or .ppm, not %r" % text)
     return Path(text)
 
 
 def parse(arguments: List[str]) -> argparse.Namespace:
+    """Parse the command line. Raises UsageError."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                     usage=argparse.SUPPRESS, allow_abbrev=False)  # fmt: skip
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--cpu", dest="gpu", action="store_const", const="", help="run on the CPU (default)")
-    parser.add_argument("--gpu", action="store_const", const="real", default="", help="by Vulkan, or fail")
-    parser.add_argument("--gpu=any", dest="gpu", action="store_const", const="any", help="or by a software device")
-    parser.add_argument("--precision", help="a precision of models/variants.txt; default: the model's")
-    parser.add_argument("--threads", type=positive, default=0, help="default: the cluster's cores")
+    parser.add_argument("--gpu", action="store_const", const="real", default="", help="run on a GPU by Vulkan, or fail")
+    parser.add_argument("--gpu=any", dest="gpu", action="store_const", const="any",
+                        help="like --gpu, but a software device is accepted, too")  # fmt: skip
+    parser.add_argument("--precision", help="a precision in models/variants.txt; default: the model's")
+    parser.add_argument("--threads", type=positive, default=0, help="default: the number of the cluster's cores")
     parser.add_argument("--cluster", choices=("big", "little", "all"), default="big")
     parser.add_argument("--loop", type=positive, default=10, help="timed inferences, after a first one")
-    parser.add_argument("--top", type=whole, default=5, help="best classes to print")
+    parser.add_argument("--top", type=whole, default=5, help="the number of best classes to print")
     parser.add_argument("--tile", type=whole, help="only this tile of the image, if it is cut into tiles")
     parser.add_argument("--draw", type=drawable, help="draw the answer onto the image: .png, .jpg or .ppm")
-    parser.add_argument("--self-test", action="store_true", help="run the examples instead of INPUT, and say whether "
-                        "the answers are the original's: exit status 0, or 3 if not")  # fmt: skip
+    parser.add_argument("--self-test", action="store_true", help="run the examples instead of INPUT, and compare the "
+                        "answers with the original's: exit status 0, or 3 if they differ")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--no-check", action="store_true", help="also run files that are not as checksums.txt says")
+    parser.add_argument("--no-check", action="store_true", help="run model files even if checksums.txt does not match")
     args = parser.parse_intermixed_args(arguments)
     words: List[str] = args.words
     args.files = []
     if words and words[0].endswith(".param"):
         if len(words) < 2 or not words[1].endswith(".bin"):
-            raise UsageError("give MODEL.bin behind MODEL.param; see --help")
+            raise UsageError("give MODEL.bin after MODEL.param; see --help")
         args.files, args.words = [Path(word) for word in words[:2]], words[2:]
     if bool(args.words) == args.self_test:
         raise UsageError("give INPUT, or --self-test without INPUT; see --help")
@@ -101,13 +109,14 @@ def parse(arguments: List[str]) -> argparse.Namespace:
 
 
 def choose_settings(args: argparse.Namespace, model: Model) -> Settings:
+    """How to run a model, from the command line and the model's own precision. Raises UsageError."""
     known = model.facts["precisions"]
     precision = args.precision or model.precision
     if precision not in known:
         raise UsageError("--precision=%s: must be one of %s" % (precision, ", ".join(known)))
     made_for = {row[1] for row in model.variants if row[3] == model.param.stem}
     if made_for and precision not in made_for:
-        raise UsageError("--precision=%s: %s is made for another" % (precision, model.param))
+        raise UsageError("--precision=%s: %s is made for another precision" % (precision, model.param))
     return Settings(precision, args.gpu, args.threads, args.cluster)
 
 
@@ -115,18 +124,18 @@ def choose_settings(args: argparse.Namespace, model: Model) -> Settings:
 
 
 def answer_one(args: argparse.Namespace, model: Model, settings: Settings) -> None:
-    """Run one input and print, write and draw what came out."""
+    """Run one input, and print, write and draw the answer."""
     given, rest = named_files(args.words, model.facts)
     if len(rest) > 1:
-        raise UsageError("%s: what is it? Give INPUT and OUTPUT; see --help" % rest[1])
+        raise UsageError("%s: unexpected argument: give INPUT and OUTPUT; see --help" % rest[1])
     output = Path(rest[0]) if rest else None
     if is_picture(output) and not makes(model.facts):
         raise Failure("%s: this model makes no image: give a .npy or .txt, or --draw=%s" % (output, output))
     start = time.perf_counter()
-    made = read_inputs(given, model.facts, args.tile)  # what is wrong with it shows before a large model is loaded
+    made = read_inputs(given, model.facts, args.tile)  # before the model is loaded, so that errors show at once
     input_ms = (time.perf_counter() - start) * 1000
     if args.draw and made.pixels is None:
-        raise UsageError("--draw draws onto an image, and INPUT is an array")
+        raise UsageError("--draw needs an image, and INPUT is an array")
     network = Network(model, settings)
     samples, outputs = network.timed(made, args.loop)
     found = network.predict(made)
@@ -145,7 +154,7 @@ def answer_one(args: argparse.Namespace, model: Model, settings: Settings) -> No
 
 
 def answer_all(args: argparse.Namespace, model: Model, settings: Settings) -> int:
-    """Run the files of a folder, or the images on stdin, and print a line for each; returns the exit status."""
+    """Run the files of a folder, or the images on stdin, and print a line for each. Returns the exit status."""
     if len(args.words) > 1 or args.draw:
         raise UsageError("OUTPUT and --draw are for one input")
     if len(model.facts["inputs"]) > 1:
@@ -185,6 +194,7 @@ def save(
 
 
 def write_output(path: Path, values: Array) -> None:
+    """Write an output as .npy, or as text with one number per line."""
     if path.suffix == ".npy":
         np.save(path, values)
     else:
@@ -192,6 +202,7 @@ def write_output(path: Path, values: Array) -> None:
 
 
 def as_image(pixels: Array) -> Any:
+    """Pixels as a Pillow image. Raises Failure if Pillow is not installed."""
     try:
         from PIL import Image
     except ImportError:
@@ -200,6 +211,7 @@ def as_image(pixels: Array) -> Any:
 
 
 def run(arguments: List[str]) -> int:
+    """Do what the command line says. Returns the exit status."""
     args = parse(arguments)
     model = open_model(Path(__file__).resolve().parent, args.files, not args.no_check)
     settings = choose_settings(args, model)
@@ -212,6 +224,7 @@ def run(arguments: List[str]) -> int:
 
 
 def main() -> int:
+    """Run the program. Errors are printed as one line. Returns the exit status."""
     try:
         return run(sys.argv[1:])
     except UsageError as error:

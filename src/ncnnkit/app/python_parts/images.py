@@ -1,4 +1,4 @@
-"""Images: read, resized as Pillow does it, and their colours."""
+"""Reads images, resizes them as Pillow does, and converts their colours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ncnnkit.onboard.picture import DEEP, Array, eight_bits
 
 # -------------------------------------------------------------------------------------------------- Pillow's resizing
 
-BITS = 32 - 8 - 2  # of a coefficient's fraction: 8 bits of pixel, 2 of headroom, as in Pillow's Resample.c
+BITS = 32 - 8 - 2  # fractional bits of a coefficient: 8 bits are for the pixel, 2 for headroom (Pillow's Resample.c)
 
 
 def _sinc(x: Array) -> Array:
@@ -38,11 +38,14 @@ FILTERS: Dict[str, Tuple[Callable[[Array], Array], float]] = {
     "bicubic": (_bicubic, 2.0),
     "lanczos": (lambda x: np.where((x >= -3) & (x < 3), _sinc(x) * _sinc(x / 3), 0.0), 3.0),
 }
-"""Pillow's filters and how far from their middle they reach."""
+"""Name of a filter of Pillow -> (function, support radius in pixels)."""
 
 
 def resize(pixels: Array, height: int, width: int, interpolation: str, may_swap: bool) -> Array:
-    """Pillow's antialiased resizing of uint8 (H, W, C), to the bit; ``may_swap``: as Pillow does from version 13 on."""
+    """Resize uint8 (H, W, C) bit by bit as Pillow does, with antialiasing.
+
+    ``may_swap``: do the vertical pass first if that is less work, as Pillow does from version 13 on.
+    """
     if interpolation == "nearest":
         rows, columns = nearest_places(pixels.shape[0], height), nearest_places(pixels.shape[1], width)
         found = pixels[np.maximum(rows, 0)][:, np.maximum(columns, 0)]
@@ -57,7 +60,7 @@ def resize(pixels: Array, height: int, width: int, interpolation: str, may_swap:
 
 
 def resize_rows(pixels: Array, size: int, interpolation: str) -> Array:
-    """Make ``size`` rows of the rows of uint8 (N, W, C)."""
+    """Resize the first axis of uint8 (N, W, C) to ``size`` rows."""
     curve, reach = FILTERS[interpolation]
     scale = len(pixels) / size
     stretch = max(scale, 1.0)
@@ -68,7 +71,7 @@ def resize_rows(pixels: Array, size: int, interpolation: str) -> Array:
         first = max(int(center - reach + 0.5), 0)
         last = min(int(center + reach + 0.5), len(pixels))
         exact = curve((np.arange(first, last) - center + 0.5) * (1.0 / stretch))
-        exact = exact / (sum(exact.tolist()) or 1.0)  # added up one by one, as C does
+        exact = exact / (sum(exact.tolist()) or 1.0)  # summed sequentially, as in C, because the order affects rounding
         weights = np.trunc(np.where(exact < 0, -0.5, 0.5) + exact * (1 << BITS)).astype(np.int32)
         total = np.tensordot(weights, pixels[first:last].astype(np.int32), 1) + (1 << (BITS - 1))
         out[row] = np.clip(total >> BITS, 0, 255)
@@ -76,15 +79,15 @@ def resize_rows(pixels: Array, size: int, interpolation: str) -> Array:
 
 
 def nearest_places(before: int, after: int) -> Array:
-    """Which row or column each new one is; -1 where adding up the steps, as Pillow does, leads outside."""
+    """The old index of each new row or column; -1 if the summed steps, as Pillow sums them, lead outside."""
     steps = np.full(after, before / after)
     steps[0] /= 2
-    places = np.cumsum(steps).astype(int)  # one by one: a product would round otherwise
+    places = np.cumsum(steps).astype(int)  # summed sequentially: a product would round differently
     return np.where(places < before, places, -1)
 
 
 def in_color(pixels: Array, channels: int) -> Array:
-    """uint8 (H, W, channels); luma in Pillow's fixed point, and opaque where there is no alpha."""
+    """Convert to uint8 (H, W, channels). Luma is computed in Pillow's fixed point; a missing alpha becomes opaque."""
     pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
     if channels == 1 and pixels.shape[2] > 1:
         red, green, blue = pixels.astype(np.uint32).transpose(2, 0, 1)[:3]
@@ -97,22 +100,23 @@ def in_color(pixels: Array, channels: int) -> Array:
 
 
 def read_image(path: Path) -> Array:
-    """uint8 (H, W), (H, W, 3) or (H, W, 4)."""
+    """Read an image as uint8 (H, W), (H, W, 3) or (H, W, 4). Raises Failure."""
     data = path.read_bytes()
     if data[:2] in (b"P5", b"P6"):
         return decode_pnm(data)
     try:
         from PIL import Image
     except ImportError:
-        raise Failure("is no PPM or PGM image, and reading others needs Pillow (pip install Pillow)") from None
+        raise Failure("is not a PPM or PGM image, and other formats need Pillow (pip install Pillow)") from None
     try:
         with Image.open(path) as image:
             return from_pillow(image)
-    except Exception as error:  # whatever a decoder trips over in a damaged file
+    except Exception as error:  # a decoder may raise anything for a damaged file
         raise Failure("is not an image: %s" % error) from None
 
 
 def from_pillow(image: Any) -> Array:
+    """The pixels of a Pillow image, uint8 (H, W), (H, W, 3) or (H, W, 4). Deep images are scaled to 8 bits."""
     if image.mode in DEEP:
         return eight_bits(image, image.mode)
     if image.mode == "P" and "transparency" in image.info:
@@ -123,6 +127,7 @@ def from_pillow(image: Any) -> Array:
 
 
 def decode_pnm(data: bytes) -> Array:
+    """Decode a binary PGM (P5) or PPM (P6) as uint8 (H, W) or (H, W, 3). Raises Failure."""
     words: List[bytes] = []
     at = 2
     while len(words) < 3 and at < len(data):

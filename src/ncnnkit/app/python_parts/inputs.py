@@ -1,4 +1,4 @@
-"""What is fed to the network: files, one for each input, made tensors."""
+"""Makes the network's input tensors of files, one file for each input."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from ncnnkit.onboard.picture import (
 )
 
 Facts = Dict[str, Any]
-"""What infer.json says, or a part of it."""
+"""The content of infer.json, or a part of it."""
 
 ARRAYS = (".npy", ".txt", ".csv")
-"""The endings of files with an array; ``.npz`` holds one for each input."""
+"""Suffixes of files with one array. A ``.npz`` has an array for each input."""
 
 
 @dataclass
 class Input:
-    """What is fed to the network.
+    """The input of the network.
 
     Attributes:
-        tiles: a tensor for each input of the network, float32; of an image that is cut into tiles, so many times.
+        tiles: for each tile of the image (or once), a float32 tensor for each input of the network.
         places: where the image lies in the tensor of each tile.
-        pixels: of the image, uint8; None: there are only arrays.
+        pixels: of the image, uint8; None if there are only arrays.
     """
 
     tiles: List[Tuple[Array, ...]]
@@ -50,9 +50,9 @@ class Input:
 
 
 def named_files(words: Sequence[str], facts: Facts) -> Tuple[Dict[str, Path], List[str]]:
-    """The files of the command line by the names of the inputs, and the words that name none.
+    """(name of an input -> its file on the command line, the remaining words).
 
-    A network with one input takes a file without a name; one with several also takes a .npz.
+    The file of a single input needs no name. Several inputs may be in one .npz.
     """
     names = [row["name"] for row in facts["inputs"]]
     pairs = [word.partition("=") for word in words]
@@ -68,7 +68,7 @@ def named_files(words: Sequence[str], facts: Facts) -> Tuple[Dict[str, Path], Li
 
 
 def read_inputs(given: Dict[str, Path], facts: Facts, tile: Optional[int] = None) -> Input:
-    """The input that files make together: that of an image is the first one's. Raises Failure, which names the file."""
+    """Read the files of all inputs. The image is that of the main input. Raises Failure, which names the file."""
     found = []
     for row in facts["inputs"]:
         path = given[row["name"]]
@@ -88,7 +88,7 @@ def read_inputs(given: Dict[str, Path], facts: Facts, tile: Optional[int] = None
 
 
 def read_input(path: Path, row: Facts, may_swap: bool, tile: Optional[int] = None) -> Input:
-    """The input ``row`` of the network from a file."""
+    """Read the input ``row`` of the network from a file."""
     how = row["preprocess"]
     if path.suffix in (*ARRAYS, ".npz"):
         values = fitting(read_array(path, row["name"]), tuple(row["shape"]), path.suffix in (".npy", ".npz"))
@@ -100,15 +100,15 @@ def read_input(path: Path, row: Facts, may_swap: bool, tile: Optional[int] = Non
 
 
 def from_pixels(pixels: Array, row: Facts, may_swap: bool, tile: Optional[int] = None) -> Input:
-    """The input ``row`` of the network from an image."""
+    """Make the input ``row`` of the network from an image."""
     tensors, found = prepare(pixels, {**row["preprocess"], "may_swap": may_swap}, tile)
     if tensors[0].shape != tuple(row["shape"]):
-        raise Failure("becomes %s, the network takes %s" % (times(tensors[0].shape), times(row["shape"])))
+        raise Failure("becomes %s, but the network takes %s" % (times(tensors[0].shape), times(row["shape"])))
     return Input([(tensor,) for tensor in tensors], found, pixels)
 
 
 def prepare(pixels: Array, how: Facts, tile: Optional[int] = None) -> Tuple[List[Array], List[Placement]]:
-    """The network's inputs, float32, from uint8 (H, W) or (H, W, C): one, or one for each tile; and where each lies."""
+    """Prepare an image, uint8 (H, W) or (H, W, C). Returns a float32 tensor and a placement for each tile, or one."""
     pixels = in_color(pixels, CHANNELS[how["color"]])
     try:
         found = places(*of_card(how), *pixels.shape[:2])
@@ -126,38 +126,38 @@ def prepare(pixels: Array, how: Facts, tile: Optional[int] = None) -> Tuple[List
 
 
 def read_array(path: Path, name: str = "") -> Array:
-    """float32, finite: of a ``.npz`` the array of a name, or its only one."""
+    """Read a finite float32 array. From a ``.npz``, it is the array with this name, or the only one. Raises Failure."""
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 key = arrays.files[0] if len(arrays.files) == 1 else name
                 if key not in arrays.files:
-                    raise Failure("holds no array %s: it has %s" % (name, ", ".join(arrays.files) or "none"))
+                    raise Failure("contains no array %s: it has %s" % (name, ", ".join(arrays.files) or "none"))
                 values = arrays[key]
         elif path.suffix == ".npy":
             values = np.load(path, allow_pickle=False)
         else:
             values = np.array(path.read_text().replace(",", " ").replace(";", " ").split(), np.float32)
         if values.dtype.kind not in "fiub":
-            raise Failure("does not hold numbers, but %s" % values.dtype)
+            raise Failure("does not contain numbers, but %s" % values.dtype)
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)
     except (ValueError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
-        raise Failure("does not hold numbers: %s" % error) from None
+        raise Failure("does not contain numbers: %s" % error) from None
     if not np.isfinite(values).all():
-        raise Failure("holds NaN or infinity")
+        raise Failure("contains NaN or infinity")
     return values
 
 
 def fitting(values: Array, shape: Tuple[int, ...], shaped: bool) -> Array:
-    """An array in the shape of an input; ``shaped``: its file knows its own, which may have a batch axis of 1."""
+    """An array in the shape of an input. ``shaped``: its file has a shape, which must match up to a batch axis of 1."""
     if values.shape not in (shape, (1, *shape)) if shaped else values.size != math.prod(shape):
-        raise Failure("has shape %s, the network takes %s" % (times(values.shape), times(shape)))
+        raise Failure("has shape %s, but the network takes %s" % (times(values.shape), times(shape)))
     return np.ascontiguousarray(values.reshape(shape))
 
 
 def whole_input(row: Facts) -> Placement:
-    """The place of an array: it is the network's input itself."""
+    """The placement of an array, which fills the network's input."""
     shape = (1, *row["shape"])
     last = len(shape) == 4 and (row["preprocess"] or {}).get("layout") == "hwc"
     size = shape[1:3] if last else shape[-2:]
@@ -165,26 +165,26 @@ def whole_input(row: Facts) -> Placement:
 
 
 def in_folder(folder: Path) -> List[Path]:
-    """The files below a folder, in order; hidden ones are left out."""
+    """All files in a folder and its subfolders, in order, without hidden ones. Raises Failure if there are none."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not found:
-        raise Failure("%s: holds no files" % folder)
+        raise Failure("%s: contains no files" % folder)
     return found
 
 
 def frames(stream: Any) -> Iterator[bytes]:
-    """PPM and PGM images that follow each other in a stream of bytes, as FFmpeg writes them."""
+    """The PPM and PGM images in a stream, as FFmpeg writes them, one after the other."""
     while header := header_of(stream):
         words = header.split()
         sides = [int(word) for word in words[1:3] if word.isdigit()]
         if words[0] not in (b"P5", b"P6") or len(sides) < 2 or not all(0 < side <= 100000 for side in sides):
-            raise Failure("stdin: holds what is no binary PPM or PGM")
+            raise Failure("stdin: contains data that is not a binary PPM or PGM")
         yield header + stream.read(math.prod(sides) * (3 if words[0] == b"P6" else 1))
 
 
 def header_of(stream: Any) -> bytes:
-    """The four words of a PPM, and the one space behind them, without comments; empty at the end of the stream."""
+    """The four words of a PPM's header, and the space after them, without comments; empty at the end of the stream."""
     header, comment = b"", False
     while len(header.split()) < 4 or not header[-1:].isspace():
         byte = stream.read(1)
@@ -198,11 +198,12 @@ def header_of(stream: Any) -> bytes:
 
 
 def from_frame(data: bytes, row: Facts, may_swap: bool, tile: Optional[int]) -> Input:
+    """Make the input ``row`` of the network from the bytes of a PPM or PGM."""
     return from_pixels(decode_pnm(data), row, may_swap, tile)
 
 
 def each_input(word: str, facts: Facts, tile: Optional[int]) -> Iterator[Tuple[str, Callable[[], Input]]]:
-    """Of a folder, or of ``-``, which is stdin: the name of each input, and what reads it."""
+    """(name, function that reads it) of each input in a folder, or on stdin if ``word`` is ``-``."""
     (row,) = facts["inputs"]
     if word == "-":
         for number, data in enumerate(frames(sys.stdin.buffer), 1):

@@ -1,4 +1,4 @@
-"""The model's files, and the network that ncnn makes of them."""
+"""Checks the model's files, and runs the network with ncnn."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from ncnnkit.onboard.storages import check_storages, layers_of
 
 @dataclass
 class Model:
-    """The files of a model, and what is known of it.
+    """The files of a model, and the facts about it.
 
     Attributes:
         param, bin: its files.
-        facts: what infer.json says.
+        facts: the content of infer.json.
         labels: the names of the classes.
-        variants: the lines of variants.txt, in words: name, precision, backend, model, the bounds of the self-test.
-        precision: what it is made for.
+        variants: the words of each line of variants.txt: name, precision, backend, model, bounds of the self-test.
+        precision: the precision for which it was made.
     """
 
     param: Path
@@ -43,9 +43,9 @@ class Model:
 
 
 def open_model(home: Path, files: Sequence[Path], checked: bool) -> Model:
-    """The model of ``files``, .param and .bin, or, without any, that of the folder ``home``, for which it was made.
+    """Open the model in ``files``, a .param and a .bin, or by default the app's model in the folder ``home``.
 
-    ``checked``: its files must be as checksums.txt beside them says.
+    ``checked``: the checksums of its files must match those in checksums.txt. Raises Failure.
     """
     try:
         facts = json.loads(beside(home, "infer.json"))
@@ -53,7 +53,7 @@ def open_model(home: Path, files: Sequence[Path], checked: bool) -> Model:
         raise Failure("%s: is damaged: %s" % (home / "infer.json", error)) from None
     own = home / "models" / facts["stem"]
     param, weights = files or (own.with_name(own.name + ".param"), own.with_name(own.name + ".bin"))
-    for path in (param, weights):  # weights may be empty
+    for path in (param, weights):
         if not path.is_file():
             raise Failure("%s: %s" % (path, "is a folder" if path.is_dir() else "no such file"))
         if checked:
@@ -63,14 +63,15 @@ def open_model(home: Path, files: Sequence[Path], checked: bool) -> Model:
     if any(len(row) < 4 for row in variants):
         raise Failure("%s: is damaged" % param.with_name("variants.txt"))
     if weights.stem != param.stem and weights.stem in (row[3] for row in variants):
-        raise Failure("%s: is another model's than %s" % (weights, param))
-    # As the program's own variant, if that is its file, else as the first that it is of.
+        raise Failure("%s: does not belong to %s" % (weights, param))
+    # The precision of the program's own variant, if that uses this file; otherwise that of the first variant that does.
     found = [row[1] for row in variants if row[3] == param.stem]
     precision = facts["precision"] if facts["precision"] in found or not found else found[0]
     return Model(param, weights, facts, labels, variants, precision)
 
 
 def beside(folder: Path, name: str) -> str:
+    """The text of a file in a folder. Raises Failure."""
     try:
         return (folder / name).read_text(encoding="utf-8")
     except OSError as error:
@@ -78,7 +79,7 @@ def beside(folder: Path, name: str) -> str:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file of a model that is not as checksums.txt beside it says."""
+    """Refuse a file if its checksum differs from that in checksums.txt beside it."""
     try:
         lines = path.with_name("checksums.txt").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -86,7 +87,7 @@ def check_file(path: Path) -> None:
     written = {name: crc for crc, _, name in (line.partition(" ") for line in lines)}
     found = "%08x" % zlib.crc32(path.read_bytes())
     if written.get(path.name, found) != found:
-        text = "%s: is not the file that was written: its CRC-32 is %s, not %s; copy it again, or give --no-check"
+        text = "%s: was damaged or changed: its CRC-32 is %s, not %s; copy it again, or give --no-check"
         raise Failure(text % (path, found, written[path.name]))
 
 
@@ -98,10 +99,10 @@ class Settings:
     """How to run a model.
 
     Attributes:
-        precision: what ncnn may use.
-        gpu: ``""``: the CPU; ``real``: a GPU; ``any``: a software Vulkan device will do.
+        precision: name of a set of ncnn's options, in infer.json.
+        gpu: ``""``: the CPU; ``real``: a GPU; ``any``: a GPU or a software Vulkan device.
         threads: of the CPU; 0: as many as the cluster has cores.
-        cluster: ``big``, ``little`` or ``all``: the cores to stay on.
+        cluster: ``big``, ``little`` or ``all``: the cores that are used.
     """
 
     precision: str
@@ -116,9 +117,9 @@ class Network:
     Attributes:
         model: its files.
         settings: how it runs.
-        device: the name of the GPU; empty: the CPU.
-        load_ms: duration of loading.
-        notes: what is not as it was when the model was measured.
+        device: the name of the GPU; empty for the CPU.
+        load_ms: duration of loading, ms.
+        notes: differences from the conditions under which the model was measured.
     """
 
     def __init__(self, model: Model, settings: Settings) -> None:
@@ -133,18 +134,18 @@ class Network:
 
     @property
     def version(self) -> str:
-        """That of ncnn."""
+        """The version of ncnn."""
         return str(self._ncnn.__version__)
 
     def _load(self) -> Any:
         model, settings, net = self.model, self.settings, self._ncnn.Net()
         net.opt.num_threads = settings.threads
         for name, on in model.facts["precisions"][settings.precision].items():
-            if hasattr(net.opt, name):  # older ncnn has not all of them
+            if hasattr(net.opt, name):  # older versions of ncnn lack some options
                 setattr(net.opt, name, on)
         if settings.gpu:
             if only_for_cpus(model.param, model.facts):
-                raise Failure("%s: this int8 model is made for CPUs: take the run's int8-vulkan variant" % model.param)
+                raise Failure("%s: this int8 model is made for CPUs: use the run's int8-vulkan variant" % model.param)
             net.opt.use_vulkan_compute = True
             index, self.device = find_gpu(self._ncnn, settings.gpu == "any")
             net.set_vulkan_device(index)
@@ -159,7 +160,7 @@ class Network:
         return net
 
     def _check_storages(self, net: Any) -> None:
-        """Refuse a mixed model in which a layer would read a blob as another type than it has."""
+        """Refuse a mixed model in which a layer would read a blob as a type that it does not have."""
         model, facts = self.model, self.model.facts
         try:
             check_storages(net, str(model.param), bool(self.settings.gpu))
@@ -171,7 +172,7 @@ class Network:
             raise Failure(text % (model.param, error, *here, made, model.precision, target)) from None
 
     def mats(self, tensors: Sequence[Array]) -> List[Any]:
-        """Tensors in ncnn's own memory: on numpy's, layers that work in place crash in light mode."""
+        """Copy tensors to ncnn's memory. With numpy's memory, layers that work in place crash in light mode."""
         return [self._ncnn.Mat(tensor).clone() for tensor in tensors]
 
     def run(self, mats: Sequence[Any]) -> List[Array]:
@@ -180,7 +181,7 @@ class Network:
         with self._net.create_extractor() as extractor:
             for row, mat in zip(facts["inputs"], mats):
                 if extractor.input(row["blob"], mat) != 0:
-                    raise Failure("the model has no input %s: is it another one?" % row["blob"])
+                    raise Failure("the model has no input %s: do the files belong to this app?" % row["blob"])
             outputs = []
             for row in facts["outputs"]:
                 status, output = extractor.extract(row["blob"])
@@ -193,17 +194,17 @@ class Network:
             return outputs
 
     def predict(self, given: Input) -> Any:
-        """The prediction for an input, of all its tiles together."""
+        """The prediction for an input, from all its tiles."""
         tiles = []
         for tensors, place in zip(given.tiles, given.places):
             outputs = self.run(self.mats(tensors))
             if not all(np.isfinite(values).all() for values in outputs):
-                raise Failure("the output holds NaN or infinity")
+                raise Failure("the output contains NaN or infinity")
             tiles.append(Tile(outputs, place))
         return answer(tiles, self.model.facts)
 
     def timed(self, given: Input, count: int) -> Tuple[List[float], List[Array]]:
-        """Of the first tile, milliseconds of each of 1 + ``count`` inferences; and the outputs."""
+        """Run the first tile 1 + ``count`` times. Returns (duration of each inference, ms; outputs)."""
         mats, samples, outputs = self.mats(given.tiles[0]), [], []
         for _ in range(count + 1):
             start = time.perf_counter()
@@ -212,7 +213,7 @@ class Network:
         return samples, outputs
 
     def about(self, input_ms: float, samples: Sequence[float]) -> Dict[str, Any]:
-        """What ``--json`` says of a program and of its times; ``samples`` are those of :meth:`timed`."""
+        """The facts about the program and its times for ``--json``. ``samples`` are the durations of :meth:`timed`."""
         first, rest = samples[0], samples[1:]
         median, high = np.percentile(rest, [50, 90]).tolist()
         times_ms = {"first": first, "min": min(rest), "median": median, "p90": high, "runs": len(rest)}
@@ -226,7 +227,7 @@ class Network:
 
 
 def in_words(about: Dict[str, Any]) -> List[str]:
-    """What ``Network.about`` says, for people."""
+    """The result of :meth:`Network.about` as lines of text."""
     rows = [
         "%s, %s, %s, %d threads" % (about["model"], about["precision"], about["device"] or "cpu", about["threads"]),
         "load %.4g ms, input %.4g ms, peak memory %.4g MB"
@@ -238,6 +239,7 @@ def in_words(about: Dict[str, Any]) -> List[str]:
 
 
 def import_ncnn() -> Any:
+    """Import ncnn. Raises Failure if it is not installed."""
     try:
         import ncnn
     except ImportError:
@@ -246,22 +248,23 @@ def import_ncnn() -> Any:
 
 
 def numbers(version: str) -> List[int]:
+    """The numbers in a version, for comparison."""
     return [int(part) for part in version.split(".") if part.isdigit()]
 
 
 def is_older(version: str, measured: str) -> bool:
-    """Whether a version of ncnn is older than that with which a model was measured; no: that is not known."""
+    """Whether ncnn is older than the version with which the model was measured. False if that is unknown."""
     return bool(measured) and numbers(version) < numbers(measured)
 
 
 def notes(version: str, measured: str) -> List[str]:
-    """What is not as it was when the model was measured."""
+    """Differences from the conditions under which the model was measured."""
     text = "this ncnn, %s, is older than %s, with which the model was measured: answers and times may differ"
     return [text % (version, measured)] if is_older(version, measured) else []
 
 
 def peak_memory_mb() -> float:
-    """The most memory that this process had resident so far; 10^6 bytes. 0: the system does not report it."""
+    """The peak resident memory of this process, 10^6 bytes; 0 if the system does not report it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -270,6 +273,7 @@ def peak_memory_mb() -> float:
 
 
 def cluster_cores(ncnn: Any, cluster: str) -> int:
+    """The number of cores of a cluster. Raises Failure if the machine has no such cluster."""
     count = {"all": ncnn.get_cpu_count, "little": ncnn.get_little_cpu_count, "big": ncnn.get_big_cpu_count}[cluster]()
     if count == 0:
         raise Failure("--cluster=%s: this machine has no such cores" % cluster)
@@ -278,7 +282,7 @@ def cluster_cores(ncnn: Any, cluster: str) -> int:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drops what ncnn writes to stderr."""
+    """Discard what ncnn writes to stderr."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:
@@ -300,12 +304,12 @@ def find_gpu(ncnn: Any, software: bool) -> Tuple[int, str]:
             return index, info.device_name()
         seen = info.device_name()
     if seen:
-        raise Failure("--gpu: the only Vulkan device is the CPU (%s); --gpu=any takes it all the same" % seen)
+        raise Failure("--gpu: the only Vulkan device is the CPU (%s); --gpu=any uses it anyway" % seen)
     raise Failure("--gpu: there is no Vulkan device here: is its driver installed?")
 
 
 def only_for_cpus(param: Path, facts: Facts) -> bool:
-    """ncnn's Vulkan pads int8 blobs with zeros only; a model made for a CPU may ask for other values (pad_value)."""
+    """Whether the model pads int8 blobs with values other than zero (pad_value), which ncnn's Vulkan cannot do."""
     types = {row["name"]: (str(row["term"]), str(row["pad_value"])) for row in facts["int8_types"]}
     layers = [(given, types[kind]) for _, kind, given in layers_of(str(param)) if kind in types]
     return any(all(float(given.get(number, 0)) for number in ids) for given, ids in layers)

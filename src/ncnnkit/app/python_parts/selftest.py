@@ -1,4 +1,4 @@
-"""``--self-test``: the examples beside models/, with what the original made of them."""
+"""``--self-test``: runs the examples, and compares the outputs and answers with those of the original."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ncnnkit.onboard.picture import Array
 # ---------------------------------------------------------------------------------------------------------- self-test
 
 FAILED = 3
-"""The exit status where a figure is outside its bound."""
+"""The exit status if a figure is below its bound."""
 CHECKED = 1024
-"""Values of an output that are compared, evenly spread over it."""
+"""The largest number of values of an output that are compared, evenly spaced."""
 
 
 @dataclass
 class Example:
-    """An example, as N.txt says it: a line each for the files, the original's outputs and what it found.
+    """An example, read from N.txt, which lists the input files, the original's outputs and its prediction.
 
     Attributes:
-        path: N.txt.
-        files: of the inputs.
-        outputs: the compared values of each.
+        path: of N.txt.
+        files: the input files.
+        outputs: the compared values of each output.
         found: ``score``, ``box``, ``points`` or ``embedding`` -> the numbers of each such line; ``picture`` -> pixels.
     """
 
@@ -53,11 +53,12 @@ class Figure(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        return self.value >= self.bound  # NaN does not
+        """Whether the value is at least the bound."""
+        return self.value >= self.bound  # False for NaN
 
 
 def self_test(model: Model, settings: Settings, count: int, as_json: bool) -> int:
-    """Run the examples and print a table of figures and their bounds; returns the exit status."""
+    """Run the examples, and print a table of figures and their bounds. Returns the exit status."""
     examples = read_examples(model.param.parent.parent / "examples")
     least_db, least_agreement = bounds_of(model, settings)
     network, noise = Network(model, settings), Noise()
@@ -75,7 +76,7 @@ def self_test(model: Model, settings: Settings, count: int, as_json: bool) -> in
             found = network.predict(given)
             try:
                 agreed.append(agreement(found, example.found))
-            except (KeyError, IndexError, TypeError, ValueError):  # not what this task finds
+            except (KeyError, IndexError, TypeError, ValueError):  # the file has no prediction of this task
                 raise Failure("%s: is damaged" % example.path) from None
         samples += timed[1:] if samples else timed
     older = is_older(network.version, model.facts["ncnn"])
@@ -103,15 +104,17 @@ def self_test(model: Model, settings: Settings, count: int, as_json: bool) -> in
 
 
 def read_examples(folder: Path) -> List[Example]:
+    """The examples 1.txt, 2.txt and so on in a folder. Raises Failure if there are none."""
     found: List[Example] = []
     while (path := folder / ("%d.txt" % (len(found) + 1))).is_file():
         found.append(read_example(path))
     if not found:
-        raise Failure("%s: holds no examples: write the app from a run, or with --images" % folder)
+        raise Failure("%s: contains no examples: write the app from a run, or with --images" % folder)
     return found
 
 
 def read_example(path: Path) -> Example:
+    """Read an example. Raises Failure."""
     example = Example(path, [], [], {})
     for line in path.read_text(encoding="utf-8").splitlines():
         word, _, rest = line.partition(" ")
@@ -130,7 +133,7 @@ def read_example(path: Path) -> Example:
 
 
 def bounds_of(model: Model, settings: Settings) -> Tuple[float, float]:
-    """The least SQNR and agreement of a variant: of the precision and backend, or at least of the precision."""
+    """(least SQNR in dB, least agreement) of the variant with this precision and backend, or with this precision."""
     rows = [row for row in model.variants if row[1] == settings.precision]
     rows.sort(key=lambda row: row[2] != ("vulkan" if settings.gpu else "cpu"))
     if not rows or len(rows[0]) != 6:
@@ -139,12 +142,13 @@ def bounds_of(model: Model, settings: Settings) -> Tuple[float, float]:
 
 
 class Noise:
-    """Noise over signal of the outputs, added up over examples."""
+    """Noise and signal of the outputs, summed over examples."""
 
     def __init__(self) -> None:
         self._sums: Dict[int, Array] = {}  # output -> noise, signal
 
     def add(self, outputs: Sequence[Array], exact: Sequence[Array]) -> None:
+        """Add the outputs for an example; ``exact`` are the compared values of the original."""
         for index, wanted in enumerate(exact):
             flat = outputs[index].reshape(-1).astype(np.float64) if index < len(outputs) else np.zeros(0)
             found = flat[:: max(1, flat.size // CHECKED)][:CHECKED]
@@ -154,6 +158,6 @@ class Noise:
 
     @property
     def sqnr_db(self) -> float:
-        """Of the mean over the outputs; 200: there is no noise."""
+        """SQNR from the mean of noise over signal of the outputs, dB; 200 if there is no noise."""
         shares = [noise / signal if signal else math.inf for noise, signal in self._sums.values() if noise]
         return -10 * math.log10(max(sum(shares) / max(1, len(self._sums)), 1e-20))

@@ -1,15 +1,15 @@
-"""What the app in Python does with the outputs: a module for each kind of task. The app's file contains the chosen one.
+"""How the app in Python decodes and prints outputs: one module for each kind of task.
 
-Each has the same names:
+An app contains the module of its task as ``parts/task.py``. All modules have the same names:
 
-- ``JOINS_TILES``: whether the predictions for the tiles of an image become one.
-- ``makes(facts)``: what ``--json`` calls the image that it makes, ``mask`` or ``image``; empty: it makes none.
-- ``answer(tiles, facts)``: the prediction from the outputs for an image or its tiles; ``facts`` are ``infer.json``.
-- ``agreement(found, wanted)``: from 0 to 1, with an example of the self-test: ``wanted`` is ``Example.found``.
-- ``lines(found, labels, top)``: a prediction in words.
-- ``describe(found, labels, top)``: for ``--json``.
-- ``draw(found, labels, image)``: onto a Pillow image.
-- ``picture(found)``: the image that it makes, uint8.
+- ``JOINS_TILES``: whether the predictions for the tiles of an image are merged into one.
+- ``makes(facts)``: the name in ``--json`` of the image that the task makes, ``mask`` or ``image``; empty if none.
+- ``answer(tiles, facts)``: the prediction from the outputs for an image or its tiles; ``facts`` is ``infer.json``.
+- ``agreement(found, wanted)``: agreement from 0 to 1 with an example of the self-test; ``wanted`` is ``Example.found``.
+- ``lines(found, labels, top)``: the prediction as lines of text.
+- ``describe(found, labels, top)``: the prediction as a dict for ``--json``.
+- ``draw(found, labels, image)``: draws the prediction onto a Pillow image.
+- ``picture(found)``: the image that the task makes, uint8; None if it makes none.
 
-``cpp_tasks`` has the same in C++.
+``cpp_tasks`` is the same in C++.
 """

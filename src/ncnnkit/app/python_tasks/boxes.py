@@ -17,7 +17,7 @@ JOINS_TILES = True
 
 
 class Found(NamedTuple):
-    """The boxes in pixels of the image, the best first; and the number of the object of each pixel, from 1."""
+    """The boxes in pixels of the image, the best first, and a mask: the number of each pixel's object, from 1, or 0."""
 
     boxes: Boxes
     mask: Optional[Array]
@@ -28,13 +28,13 @@ def makes(facts: Dict[str, Any]) -> str:
 
 
 def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Found:
-    """What was found in an image; boxes in the padding are left out."""
+    """The boxes in an image, without those in the padding."""
     decoder, first = decoder_of(facts["task"]["decoder"]), tiles[0].place
     gathered = [gather(decoder, tile.outputs) for tile in tiles]
     shifts = [np.array((first.left - at.left, first.top - at.top), np.float32) for at in (tile.place for tile in tiles)]
     found, rows = zip(*(candidates(decoder, parts) for parts in gathered))
     tile_of = np.repeat(np.arange(len(tiles)), [len(boxes) for boxes in found])
-    whole = joined([moved(boxes, shift) for boxes, shift in zip(found, shifts)])  # to where they are in the first tile
+    whole = joined([moved(boxes, shift) for boxes, shift in zip(found, shifts)])  # in coordinates of the first tile
     kept = chosen(decoder, whole)
     corners = corners_on_image(whole.xyxy[kept], first)
     kept = kept[(corners[:, 2:] > corners[:, :2]).all(1)]
@@ -42,7 +42,7 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Found:
     mask = None
     if decoder.prototypes:
         mask = np.zeros(first.image, np.uint8)
-        for number in reversed(range(min(len(best), 255))):  # the best on top
+        for number in reversed(range(min(len(best), 255))):  # better objects overwrite others
             index = int(tile_of[number])
             tile, box = tiles[index], best.xyxy[[number]] - np.tile(shifts[index], 2)
             (inside,) = masks(decoder, tile.outputs, gathered[index], row_of[[number]], box)
@@ -54,7 +54,7 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Found:
 
 
 def decoder_of(facts: Dict[str, Any]) -> Decoder:
-    """The decoder from JSON."""
+    """The decoder from its form in JSON."""
     given = {name: immutable(value) for name, value in facts.items()}
     given["tables"] = tuple(Table(**{k: immutable(v) for k, v in table.items()}) for table in given["tables"])
     given["anchors"] = tuple(Grid(**{k: immutable(v) for k, v in grid.items()}) for grid in given["anchors"])
@@ -62,7 +62,7 @@ def decoder_of(facts: Dict[str, Any]) -> Decoder:
 
 
 def moved(boxes: Boxes, shift: Array) -> Boxes:
-    """Boxes elsewhere: ``shift`` is (x, y) in pixels."""
+    """Boxes moved by ``shift``, (x, y) in pixels."""
     points = boxes.keypoints
     if points is not None:
         points = np.concatenate([points[..., :2] + shift, points[..., 2:]], -1)
@@ -70,6 +70,7 @@ def moved(boxes: Boxes, shift: Array) -> Boxes:
 
 
 def joined(parts: Sequence[Boxes]) -> Boxes:
+    """The boxes of all parts, one after the other."""
     points = [boxes.keypoints for boxes in parts if boxes.keypoints is not None]
     return Boxes(
         np.concatenate([boxes.xyxy for boxes in parts]), np.concatenate([boxes.scores for boxes in parts]),
@@ -78,19 +79,19 @@ def joined(parts: Sequence[Boxes]) -> Boxes:
 
 
 def corners_on_image(xyxy: Array, place: Placement) -> Array:
-    """Corners in pixels of the image, float64 (N, 4), inside it."""
+    """Corners in pixels of the image, float64 (N, 4), clipped to it."""
     height, width = place.image
     return np.clip(place.to_image(xyxy.reshape(-1, 2, 2)), 0, (width, height)).reshape(-1, 4)
 
 
 def paint(mask: Array, number: int, inside: Array, step: float, place: Placement) -> None:
-    """Give the pixels of an object a number in the mask of the image.
+    """Write the number of an object into the mask of the image.
 
     Args:
-        mask: uint8 (height, width) of the image.
+        mask: uint8 (height, width) of the image; it is changed.
         number: of the object.
-        inside: bool, whether a pixel of the prototypes belongs to it.
-        step: side of such a pixel, in pixels of the input.
+        inside: bool (height, width) of the prototypes: whether a pixel belongs to the object.
+        step: side of a pixel of the prototypes, in pixels of the input.
         place: where the image lies in the input.
     """
     axes, valid = [], []
@@ -102,7 +103,7 @@ def paint(mask: Array, number: int, inside: Array, step: float, place: Placement
 
 
 def agreement(found: Found, wanted: Dict[str, Any]) -> float:
-    """The share of boxes that are in both: of the same class, and overlapping by half or more."""
+    """The share of matching boxes: of the same class, with an intersection over union of 0.5 or more."""
     free = list(range(len(found.boxes)))
     for index, _, *corners in (row[:6] for row in wanted.get("box", [])):
         same = (i for i in free if found.boxes.labels[i] == index and overlap(found.boxes.xyxy[i], corners) >= 0.5)
@@ -148,7 +149,7 @@ def draw(found: Found, labels: Sequence[str], image: Any) -> None:
         mixed = np.where(found.mask[..., None] > 0, (np.asarray(image) + colours[found.mask]) // 2, np.asarray(image))
         image.paste(Image.fromarray(mixed.astype(np.uint8)))
     pen, wide = ImageDraw.Draw(image), 1 + max(image.size) // 400
-    for number in reversed(range(len(found.boxes))):  # the best on top
+    for number in reversed(range(len(found.boxes))):  # better boxes are drawn over others
         box, label = found.boxes.xyxy[number].tolist(), int(found.boxes.labels[number])
         pen.rectangle(box, outline=colour_of(label), width=wide)
         for x, y, *seen in [] if found.boxes.keypoints is None else found.boxes.keypoints[number].tolist():

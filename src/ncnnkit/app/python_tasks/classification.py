@@ -1,4 +1,4 @@
-"""Classification: one vector of scores, the best of which names the class."""
+"""Classification: one vector of scores; the highest score gives the class."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
 
 
 def agreement(found: Array, wanted: Dict[str, Any]) -> float:
-    """1: the best class is that of an example; else 0."""
+    """1 if the best class is that of the example, else 0."""
     best_score = max(wanted["score"], key=lambda row: row[1])
     return float(int(found.argmax()) == best_score[0])
 
 
 def best(found: Array, labels: Sequence[str], top: int) -> List[Dict[str, Any]]:
-    named = labels if len(labels) == len(found) else ()  # names that are not one for each class are of something else
+    """Index, label and score of the ``top`` best classes, the best first."""
+    named = labels if len(labels) == len(found) else ()  # another number of labels cannot belong to these classes
     order = np.argsort(-found, kind="stable")[:top].tolist()
     return [{"index": i, "label": class_name(named, i), "score": float(found[i])} for i in order]
 

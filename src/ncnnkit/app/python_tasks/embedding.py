@@ -1,4 +1,4 @@
-"""Embedding: a vector of which the direction counts."""
+"""Embedding: a vector of which only the direction matters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def makes(facts: Dict[str, Any]) -> str:
 
 
 def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
-    """The vector, of length 1; zeros where it has no direction."""
+    """The vector, scaled to length 1; zeros if its length is 0 or not finite."""
     task = facts["task"]
     vector = tiles[0].outputs[task["output"]].reshape(-1)
     length = np.float32(np.sqrt((vector.astype(np.float64) ** 2).sum()))
@@ -25,7 +25,7 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
 
 
 def agreement(found: Array, wanted: Dict[str, Any]) -> float:
-    """The cosine to the vector of an example."""
+    """The cosine similarity to the vector of the example."""
     (vector,) = wanted["embedding"]
     return float(np.dot(found, vector)) if len(found) == len(vector) else 0.0
 

@@ -1,4 +1,4 @@
-"""An image as the output."""
+"""Images: the output is an image."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ def makes(facts: Dict[str, Any]) -> str:
 
 
 def planes_of(output: Array) -> Array:
-    """(height, width, channels) of 1 or 3 channels."""
+    """An output as (height, width, channels) with 1 or 3 channels. Raises Failure."""
     while output.ndim > 3 and len(output) == 1:
         output = output[0]
     output = output[None] if output.ndim == 2 else output
     if output.ndim != 3 or not {output.shape[0], output.shape[2]} & {1, 3}:
-        raise Failure("the output %s is no image" % times(output.shape))
+        raise Failure("the output %s is not an image" % times(output.shape))
     return output.transpose(1, 2, 0) if output.shape[0] in (1, 3) else output
 
 
 def scaled(length: int, to: int, of: int) -> int:
+    """``length * to / of``, rounded half away from zero as by C's lround."""
     exact = abs(length) * to / of
     return int(np.floor(exact + 0.5)) * (1 if length >= 0 else -1)
 
@@ -38,7 +39,7 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
     """
     task = facts["task"]
     places, resized = [tile.place for tile in tiles], tiles[0].place.resized
-    # What the tiles show of the resized image, in its pixels.
+    # The part of the resized image that the tiles cover, in its pixels.
     begin = [max(0, min(-corner for corner in side)) for side in zip(*((p.top, p.left) for p in places))]
     ends = zip(*((p.input[0] - p.top, p.input[1] - p.left) for p in places))
     end = [min(length, max(side)) for length, side in zip(resized, ends)]
@@ -67,7 +68,7 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
 
 
 def agreement(found: Array, wanted: Dict[str, Any]) -> float:
-    """1 less the root of the mean squared difference from an example, of which white less black is 1."""
+    """1 - RMSE against the image of the example, with pixels from 0 to 1."""
     ours, theirs = picture(found), wanted["picture"]
     if ours.shape != theirs.shape:
         return 0.0

@@ -1,4 +1,4 @@
-"""Landmarks: points of the one object in the image."""
+"""Landmarks: points of the only object in the image."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def makes(facts: Dict[str, Any]) -> str:
 
 
 def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
-    """The points, float64 (N, 2 or 3): x and y in pixels of the image, and perhaps how visible a point is."""
+    """The points, float64 (N, 2 or 3): x and y in pixels of the image, and perhaps the visibility."""
     task = facts["task"]
     (_, numbers), (table,) = task["decoder"]["keypoints"], task["decoder"]["tables"]
     values = tiles[0].outputs[task["output"]].reshape(-1)
     if values.size % numbers:
-        raise Failure("%d values are no points of %d numbers" % (values.size, numbers))
+        raise Failure("%d values cannot be points of %d numbers" % (values.size, numbers))
     rows = values.reshape(numbers, -1).T if table["layout"] == "columns" else values.reshape(-1, numbers)
     offset, factor = np.float32(task["offset"]), np.float32(task["factor"])
     return np.concatenate([tiles[0].place.to_image(offset + factor * rows[:, :2]), rows[:, 2:3]], 1)
 
 
 def agreement(found: Array, wanted: Dict[str, Any]) -> float:
-    """The share of points that are nearer to those of an example than 5 % of the object's size."""
+    """The share of points whose distance from the example's is at most 5 % of the object's diagonal."""
     points = np.reshape(wanted["points"], (-1, 3))[:, :2]
     if len(points) != len(found):
         return 0.0

@@ -17,7 +17,7 @@ def makes(facts: Dict[str, Any]) -> str:
 
 
 def class_map(output: Array, task: Dict[str, Any]) -> Array:
-    """The class at each place, (height, width): the best one along the axis, or 1 where a single map is above."""
+    """The class of each pixel, (height, width). A single map has class 1 where it is above the threshold."""
     decoder = task["decoder"]
     if decoder["classes"] == 1:
         classes = (output > np.float32(decoder["score_threshold"])).astype(np.int64)
@@ -26,15 +26,15 @@ def class_map(output: Array, task: Dict[str, Any]) -> Array:
     while classes.ndim > 2 and len(classes) == 1:
         classes = classes[0]
     if classes.ndim > 2 or classes.max(initial=0) > 255:
-        raise Failure("the classes %s are no map of 8 bits" % times(classes.shape))
+        raise Failure("the classes %s are not a map with at most 256 classes" % times(classes.shape))
     return classes.reshape(-1, classes.shape[-1])
 
 
 def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
-    """A class for each pixel of the image, uint8.
+    """The class of each pixel of the image, uint8.
 
-    It is that at the pixel's centre, of the tile in which that is farthest from the border. What no tile covers is of
-    class 0.
+    It is the class at the pixel's centre, from the tile in which the centre is farthest from the border. Pixels that no
+    tile covers have class 0.
     """
     task = facts["task"]
     height, width = tiles[0].place.image
@@ -54,7 +54,7 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Array:
 
 
 def agreement(found: Array, wanted: Dict[str, Any]) -> float:
-    """The share of pixels that have the class of an example."""
+    """The share of pixels that have the same class as in the example."""
     return float((found == wanted["picture"]).mean()) if found.shape == wanted["picture"].shape else 0.0
 
 

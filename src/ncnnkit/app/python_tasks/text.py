@@ -25,7 +25,7 @@ def answer(tiles: Sequence[Tile], facts: Dict[str, Any]) -> Text:
 
 
 def agreement(found: Text, wanted: Dict[str, Any]) -> float:
-    """1: the text is that of an example; else 0."""
+    """1 if the text is that of the example, else 0."""
     return float(found.codes.tolist() == [row[0] for row in wanted.get("score", [])])
 
 

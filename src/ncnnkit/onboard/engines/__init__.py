@@ -1,15 +1,15 @@
-"""Engines other than ncnn, which compute the same network on the same samples.
+"""Engines other than ncnn. They compute the same network on the same samples.
 
-An engine is a module here and a row of :data:`ENGINES`. Its class makes a model from an ONNX file where the engine's
-tools are installed, and opens the model where it will run. The folder is sent to a board with the rest of ``onboard``,
-so a module imports its engine within its methods.
+An engine is a module here and a row of :data:`ENGINES`. Its class makes a model from an ONNX file on the machine that
+has the engine's tools, and opens the model on the machine that runs it. The folder is sent to a board with the rest of
+``onboard``, so a module imports its engine only inside methods.
 
 ==========  ===============================================================
-module      what is in it
+module      content
 ==========  ===============================================================
-base        what every engine can do
-making      the command make: a model in a process of its own
-network     what a serving process answers with such an engine
+base        the interface of an engine
+making      the command ``make``: makes a model in its own process
+network     the network of a serving process with such an engine
 ==========  ===============================================================
 """
 
@@ -24,4 +24,4 @@ from .onnxruntime import OnnxRuntime
 from .openvino import OpenVino
 
 ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in (OnnxRuntime(), OpenVino(), Mnn(), LiteRT())}
-"""Name of an engine -> it."""
+"""Name of an engine -> the engine."""

@@ -1,4 +1,4 @@
-"""What every engine can do: make a model of an ONNX file, and run it."""
+"""The interface of an engine: it makes a model from an ONNX file, and runs it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..rows import Rows
 
 
 class CannotMakeError(Exception):
-    """An engine cannot make a model of a network; the message is the reason."""
+    """An engine cannot make a model of a network. The message is the reason."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Samples that an engine's own quantiser may use.
+    """The calibration samples for the quantiser of an engine. Iterating gives each sample.
 
     Attributes:
-        names: the inputs of the network.
-        files: for each input a .npy file (N, …) of its samples.
-        shapes: of each input, with the batch axis.
-        types: NumPy's name of the type of each input.
-        dot_product: whether the CPU that the model is for has an int8 dot product.
-        arm: whether it is an Arm CPU.
+        names: the names of the network's inputs.
+        files: for each input, a .npy file of its samples, (N, …).
+        shapes: the shape of each input, with the batch axis.
+        types: the dtype of each input, as NumPy names it.
+        dot_product: whether the CPU that will run the model has int8 dot products.
+        arm: whether that CPU is an Arm CPU.
     """
 
     names: Sequence[str]
@@ -39,14 +39,17 @@ class Calibration:
 
     @property
     def saturates(self) -> bool:
-        """Whether sums of two products of 8 bits saturate, as VPMADDUBSW's do: weights of 7 bits then do not."""
+        """Whether the CPU may saturate when it adds two products of 8 bits, as VPMADDUBSW does.
+
+        7-bit weights avoid that.
+        """
         return not self.arm and not self.dot_product
 
     def __len__(self) -> int:
         return len(Rows(self.files[0]))
 
     def __iter__(self) -> Iterator[Dict[str, Any]]:
-        """One sample at a time: name of an input -> its array."""
+        """Each sample as a mapping: name of an input -> its array, with the batch axis."""
         inputs = list(zip(self.names, map(Rows, self.files), self.shapes, self.types))
         for index in range(len(self)):
             yield {name: np.asarray(rows[index]).reshape(shape).astype(kind) for name, rows, shape, kind in inputs}
@@ -54,14 +57,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Running:
-    """How a model is run.
+    """How to run a model.
 
     Attributes:
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         backend: ``cpu``, ``vulkan`` or ``opencl``.
-        threads: of the CPU.
-        inputs, outputs: the names of the network's inputs and outputs, in its order.
-        shapes: name of an input or output: its shape with the batch axis.
+        threads: the number of CPU threads.
+        inputs, outputs: the names of the network's inputs and outputs, in order.
+        shapes: name of an input or output -> its shape with the batch axis.
     """
 
     precision: str
@@ -76,8 +79,8 @@ class Opened(ABC):
     """A model that an engine has loaded.
 
     Attributes:
-        inputs: (shape with the batch axis, NumPy's type) of each input, in the network's order.
-        instead: what computes in place of what was asked for, and why; empty: nothing does.
+        inputs: (shape with the batch axis, dtype) of each input, in the network's order.
+        instead: what computes instead of what was requested, and why; empty if it runs as requested.
     """
 
     inputs: List[Tuple[Tuple[int, ...], str]]
@@ -85,21 +88,21 @@ class Opened(ABC):
 
     @abstractmethod
     def run(self, arrays: Sequence[Any]) -> List[Any]:
-        """One inference: arrays as ``inputs`` says, to an array for each output of the network, in its order."""
+        """Run one inference. Takes an array for each of ``inputs``, and returns an array for each output, in order."""
 
 
 class Engine(ABC):
-    """An engine.
+    """An engine other than ncnn.
 
     Attributes:
-        name: in options and names of variants.
-        title: its name as its makers write it.
-        package: what pip installs where models run.
-        module: what Python imports there.
-        tools: the other packages, as pip calls them, that make its models.
-        suffixes: endings of the files of a model; the first is the one that is opened.
-        backends: backend -> the precisions that it may have there.
-        settings: precision -> how the engine makes and runs such a model, for the record.
+        name: its name in options and in the names of variants.
+        title: its name as its authors write it.
+        package: the package to install on the machine that runs models.
+        module: the module of that package.
+        tools: the other packages that make its models.
+        suffixes: the suffixes of the files of a model. The file with the first suffix is opened.
+        backends: backend -> the possible precisions on it.
+        settings: precision -> how the engine makes and runs such a model; a text for the report.
     """
 
     name: ClassVar[str]
@@ -113,43 +116,43 @@ class Engine(ABC):
 
     @abstractmethod
     def convert(self, onnx: Path, made: Path) -> None:
-        """Make a model in floating point.
+        """Make a floating-point model.
 
         Args:
             onnx: the network, with fixed shapes.
-            made: the first file to write.
+            made: the path of the model's first file.
 
         Raises:
-            CannotMakeError: the engine cannot compute it.
+            CannotMakeError: the engine cannot compute the network.
         """
 
     @abstractmethod
     def quantise(self, onnx: Path, made: Path, calibration: Calibration) -> None:
-        """Make an int8 model with the engine's own quantiser; the rest is as for :meth:`convert`."""
+        """Make an int8 model with the engine's own quantiser. Otherwise the same as :meth:`convert`."""
 
     @abstractmethod
     def open(self, files: Sequence[str], how: Running) -> Opened:
         """Load a model.
 
         Args:
-            files: those of :attr:`suffixes`, in this order. On a board their names are hashes.
+            files: the files of the model, in the order of :attr:`suffixes`. On a board their names are hashes.
             how: how to run it.
 
         Raises:
-            RuntimeError: it cannot.
+            RuntimeError: the engine cannot load or run the model.
         """
 
     def version(self) -> str:
-        """Of the installed package; empty: it is not installed."""
+        """The version of the installed package; empty if it is not installed."""
         return version_of(self.package)
 
     def missing_tools(self) -> List[str]:
-        """The packages to install before it can make models here."""
+        """The packages that must be installed before the engine can make models on this machine."""
         return [package for package in (self.package, *self.tools) if not version_of(package)]
 
 
 def version_of(package: str) -> str:
-    """The version of an installed package; empty: it is not installed."""
+    """The version of an installed package; empty if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

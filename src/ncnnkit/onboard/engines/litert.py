@@ -1,7 +1,7 @@
-"""LiteRT (TensorFlow Lite) with XNNPACK; onnx2tf makes its models, and LiteRT's quantiser those in int8.
+"""LiteRT (TensorFlow Lite) with XNNPACK. onnx2tf makes its models, and LiteRT's quantiser makes the int8 models.
 
-onnx2tf pins versions of NumPy and ONNX that ncnnkit cannot share, so it is run as a command of an environment of its
-own, such as pipx makes.
+onnx2tf requires versions of NumPy and ONNX with which ncnnkit does not work. So ncnnkit runs it as a command, and it
+can be installed into its own environment, for example with pipx.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class LiteRT(Engine):
         for ends in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
             runs.update_quantization_recipe(
                 regex=".*", operation_name=ends, algorithm_key=AlgorithmName.NO_QUANTIZE
-            )  # the inputs and outputs stay in fp32, as those of the other engines do
+            )  # the inputs and outputs stay in fp32, as with the other engines
         shapes = {name: tuple(entry["shape"]) for name, entry in _signature(str(plain)).get_input_details().items()}
         samples = [
             {name: _in_shape(array, shapes[name], 1, -1) for name, array in sample.items()} for sample in calibration
@@ -65,7 +65,7 @@ class LiteRT(Engine):
 
     def _onnx2tf(self, onnx: Path, folder: str) -> None:
         given = Path(folder, "given.onnx")
-        shutil.copy(onnx, given)  # it writes names of operators into the file that it reads
+        shutil.copy(onnx, given)  # onnx2tf writes the names of operators into its input file
         command = [COMMAND, "-i", str(given), "-o", folder, "-coion", "-n"]
         done = subprocess.run(command, capture_output=True, text=True, preexec_fn=die_with_parent)
         if done.returncode:
@@ -112,7 +112,7 @@ def _signature(file: str) -> Any:
 
 
 def _tensors(there: Mapping[str, Any], names: Sequence[str]) -> List[Any]:
-    """The tensors of these names. Raises RuntimeError."""
+    """The tensors of these names. Raises RuntimeError if the model lacks one."""
     for name in names:
         if name not in there:
             raise RuntimeError("LiteRT's model has no %r, only %s" % (name, ", ".join(there)))
@@ -120,9 +120,9 @@ def _tensors(there: Mapping[str, Any], names: Sequence[str]) -> List[Any]:
 
 
 def _in_shape(array: Any, shape: Tuple[int, ...], channels: int, to: int) -> Any:
-    """An array with its channels moved, if it does not have this shape otherwise; onnx2tf puts them last.
+    """An array in this shape. Its channels are moved if necessary, because onnx2tf puts them last.
 
-    An image whose sides and channels are all as many is taken for one with its channels last.
+    If height, width and channels are equal, the channels are assumed to be last.
     """
     if array.ndim < 3 or (array.ndim == 3 and array.shape == shape):
         return array

@@ -1,7 +1,7 @@
-"""The command ``make``: an engine's model from an ONNX file, in a process of its own.
+"""The command ``make``: makes an engine's model from an ONNX file, in its own process.
 
-The tools of engines may take much memory, print to stdout, crash, or report their use to a server, as OpenVINO's and
-NNCF's do by default. The environment variable ``CI`` keeps these two silent.
+The tools of engines may need much memory, print to stdout, or crash. OpenVINO's and NNCF's send usage statistics to a
+server by default; the environment variable ``CI`` prevents that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from . import ENGINES
 from .base import Calibration
 
 SILENT = {"CI": "true", "ONNXRUNTIME_DISABLE_TELEMETRY": "1"}
-"""Environment variables that keep tools from reporting their use."""
+"""Environment variables that stop tools from sending usage statistics."""
 
 
 def main(request: str) -> None:

@@ -1,7 +1,7 @@
-"""MNN: CPU, Vulkan and OpenCL; its int8 models are made by its offline quantiser.
+"""MNN on the CPU, Vulkan and OpenCL. Its offline quantiser makes the int8 models.
 
-``MNN.tools`` must not be imported: it installs a package with pip and reports what it converted to a server. The same
-tools are in the extension module ``_tools``.
+Do not import ``MNN.tools``: it installs a package with pip, and sends statistics about conversions to a server. The
+extension module ``_tools`` has the same tools.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from .base import Calibration, CannotMakeError, Engine, Opened, Running
 
 PRECISIONS = {"fp32": "high", "int8": "high", "fp16": "low", "bf16": "lowBF"}
-"""Precision -> MNN's precision mode (``MNNForwardType.h``)."""
+"""Precision -> precision mode of MNN (``MNNForwardType.h``)."""
 
 FORWARD = {"opencl": 3, "vulkan": 7}
-"""Backend -> MNN's forward type (``MNNForwardType.h``)."""
+"""Backend -> forward type of MNN (``MNNForwardType.h``)."""
 
 SESSION_BACKENDS = 2
-"""What ``getSessionInfo`` is asked for: the forward type that a session uses."""
+"""The argument of ``getSessionInfo`` that asks for the forward type of a session."""
 
 BACKEND_NAMES = {"cpu": "CPU", "vulkan": "VULKAN", "opencl": "OPENCL"}
 
@@ -71,7 +71,7 @@ class Mnn(Engine):
                 "weight_quantize_method": "MAX_ABS",
             }
             (folder / "config.json").write_text(json.dumps(config))
-            # One list, as of a command: MNN's own script gives three words, and 3.6.1 dies of that.
+            # One list, like the words of a command. MNN's own script passes three arguments, and version 3.6.1 crashes.
             _tools.mnnquant(["mnnquant", str(plain), str(made), str(folder / "config.json")])
         if not made.exists():
             raise CannotMakeError("its quantiser wrote no model")
@@ -81,14 +81,14 @@ class Mnn(Engine):
 
 
 def _write_sample(folder: Path, sample: Dict[str, Any]) -> None:
-    """A sample as the quantiser reads it: a text file of numbers for each input, and their shapes."""
+    """Write a sample in the quantiser's format: a text file of numbers for each input, and the shapes."""
     folder.mkdir(parents=True)
     shapes = [{"name": name, "shape": list(array.shape)} for name, array in sample.items()]
     (folder / "input.json").write_text(json.dumps({"inputs": shapes}))
     for name, array in sample.items():
         path = folder / (name + ".txt")
         if folder.resolve() not in path.resolve().parents:
-            raise CannotMakeError("its quantiser cannot name the input %r" % name)
+            raise CannotMakeError("its quantiser cannot read an input called %r" % name)
         path.parent.mkdir(parents=True, exist_ok=True)  # a name may have slashes
         np.savetxt(path, array.reshape(1, -1), fmt="%.9g")
 
@@ -110,7 +110,7 @@ class _Opened(Opened):
         ]
         wanted = FORWARD.get(how.backend)
         if wanted is not None and self._net.getSessionInfo(self._session, SESSION_BACKENDS) != wanted:
-            self.instead = "this MNN has no %s: it computed on the CPU" % BACKEND_NAMES[how.backend]
+            self.instead = "this MNN has no %s, so it computed on the CPU" % BACKEND_NAMES[how.backend]
 
     def _type(self, tensor: Any) -> str:
         return "int32" if str(tensor.getDataType()) == str(self._types["int32"]) else "float32"
@@ -134,7 +134,7 @@ class _Opened(Opened):
 
 
 def _named(tensors: Dict[str, Any], names: Sequence[str]) -> List[Any]:
-    """The tensors of these names. Raises RuntimeError."""
+    """The tensors of these names. Raises RuntimeError if the model lacks one."""
     for name in names:
         if name not in tensors:
             raise RuntimeError("MNN's model has no %r, only %s" % (name, ", ".join(tensors)))

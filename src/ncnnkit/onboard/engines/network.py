@@ -1,4 +1,4 @@
-"""A serving process with an engine other than ncnn: it answers what :mod:`ncnnkit.onboard.measuring` asks."""
+"""A serving process with an engine other than ncnn. It answers the requests of :mod:`ncnnkit.onboard.measuring`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class EngineNetwork:
         self.rss_before_mb = 0.0
 
     def load(self, request: Message, _: Arrays) -> Tuple[Loaded, Arrays]:
-        """Load ``files``; answers with the time in ms and the device it got."""
-        pin(request.get("cpus"))  # threads that are started later inherit it
+        """Load ``files``. The answer has the time in ms and the device."""
+        pin(request.get("cpus"))  # threads that start later inherit the affinity
         import_module(self.engine.module)  # before the clock starts
         devices = vulkan_devices() if request["backend"] == "vulkan" else []
         if request.get("cold"):
@@ -58,7 +58,7 @@ class EngineNetwork:
         ), []
 
     def run(self, _: Message, arrays: Arrays) -> Tuple[Ran, Arrays]:
-        """One inference; answers with the outputs, float32 and without a batch axis of 1."""
+        """One inference. The answer has the outputs as float32, without a batch axis of 1."""
         opened = self._loaded()
         if arrays:
             self.last = [
@@ -71,16 +71,16 @@ class EngineNetwork:
         return Ran(elapsed, self.outputs), [_without_batch(array) for array in found]
 
     def time(self, request: Message, _: Arrays) -> Tuple[Timed, Arrays]:
-        """Repeat the last input for ``seconds``, at least ``min_samples`` and at most ``max_samples`` times."""
+        """Time inferences of the last input for ``seconds``, at least ``min_samples`` and at most ``max_samples``."""
         opened = self._loaded()
         return repeated(request, lambda: opened.run(self.last)), []
 
     def memory(self, _: Message, __: Arrays) -> Tuple[Memory, Arrays]:
-        """Peak resident memory since the last load, above what there was before the first; MB (10^6 bytes)."""
+        """Peak resident memory since the last load minus the memory before the first load, MB (10^6 bytes)."""
         return Memory(max(0.0, own_memory_mb("VmHWM") - self.rss_before_mb)), []
 
     def machine(self, _: Message, __: Arrays) -> Tuple[Done, Arrays]:
-        raise RuntimeError("ask a process with ncnn")
+        raise RuntimeError("only a process with ncnn answers this request")
 
     def _loaded(self) -> Opened:
         if self.opened is None:

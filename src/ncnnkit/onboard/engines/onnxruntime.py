@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU."""
+"""ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NUMPY_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor
 
 
 class OnnxRuntime(Engine):
-    """See https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html for its int8."""
+    """See https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html for int8."""
 
     name = "onnxruntime"
     title = "ONNX Runtime"

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU; its int8 models are made by NNCF."""
+"""OpenVINO on the CPU. NNCF makes its int8 models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, ClassVar, List, Mapping, Sequence, Tuple
 from .base import Calibration, Engine, Opened, Running
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
-"""Precision -> the type of OpenVINO in which layers compute that are not int8."""
+"""Precision -> OpenVINO's type for the layers that are not in int8."""
 
 CAPABILITIES = {"bf16": "BF16", "fp16": "FP16"}
-"""Precision -> what a CPU must be able to do for it."""
+"""Precision -> the capability that a CPU needs for it."""
 
 
 class OpenVino(Engine):
@@ -76,7 +76,7 @@ class _Opened(Opened):
         ]
         needed = CAPABILITIES.get(how.precision)
         if needed and needed not in able:
-            self.instead = "this CPU has no %s arithmetic: OpenVINO computed in fp32" % how.precision
+            self.instead = "this CPU has no %s arithmetic, so OpenVINO computed in fp32" % how.precision
 
     def run(self, arrays: Sequence[Any]) -> List[Any]:
         self._request.infer(dict(enumerate(arrays)), share_inputs=True)

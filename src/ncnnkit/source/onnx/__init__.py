@@ -1,34 +1,34 @@
-"""ONNX -> ncnn, without pnnx: reading, patterns, and one function an operator.
+"""ncnnkit's own front end for ONNX: reads a file and lowers it to ncnn's layers, with one function for each operator.
 
-=============  ==========================================================================
-module         what is in it
-=============  ==========================================================================
-reading        the file as a model of fixed shapes in float32, with all constants known
-quantized      quantised models as models in floating point, with their scales
-codes          what codes stand for, and a model while that replaces them
+=============  ==============================================================================
+module         what it does
+=============  ==============================================================================
+reading        reads a file as a model with fixed shapes, in float32, with folded constants
+quantized      turns a quantised model into one in floating point that keeps the scales
+codes          quantisation parameters, and the graph while its operators are dequantised
 dequantizing   one function for each quantised operator
-control        the branch that is taken, and the steps of a loop, in its place
-einsums        an Einsum that is a product of matrices, as MatMul
-weights        new constants of a model
-lowering       views, layers, Splits: what the operators' functions are written with
+control        resolves control flow: inlines branches, and unrolls loops
+einsums        rewrites an Einsum that is a matrix product as MatMul
+weights        adds initializers to a model
+lowering       views, layers and Splits, with which the functions of the operators are written
 elementwise    activations, arithmetic with broadcasting, comparisons
 windows        convolution, pooling, padding, resizing
-axes           what moves, cuts and joins axes
-indices        gathering and scattering at constant places, the look-up in a table
-matrix         products of matrices
-reduce         sums and the like, softmax, normalisation
+axes           permutes, cuts and joins axes
+indices        gathers and scatters at constant indices; look-up in a table
+matrix         matrix products
+reduce         reductions, softmax, normalisation
 recurrent      RNN, GRU, LSTM
-attention      scaled dot products, rotary embeddings
+attention      scaled dot-product attention, rotary embeddings
 spectra        Fourier transforms of real signals
-sequences      lists of tensors, and the control flow that is left
-contrib        what ONNX Runtime's optimiser writes: the domain com.microsoft
-groups         groups of nodes that compute one value from one other, as functions
-patterns       groups of nodes that are one layer of ncnn
-cutting        where to end a network that ncnn cannot compute completely
-tails          what comes after a cut, recognised as a decoder
-heads          inputs as ncnnkit feeds them: float32, channels first
-hints          what to do about an operator that ncnn has no layer for
-=============  ==========================================================================
+sequences      lists of tensors, and control flow that could not be resolved
+contrib        operators of ONNX Runtime's optimiser: the domain com.microsoft
+groups         groups of nodes that compute one value from one other value, as functions
+patterns       recognises groups of nodes that are one layer of ncnn
+cutting        finds where to end a network that ncnn cannot compute completely
+tails          recognises the operators after a cut as a decoder
+heads          makes inputs what ncnnkit feeds: float32, channels first
+hints          advice about operators that ncnn has no layer for
+=============  ==============================================================================
 
 A new operator is one function with ``@operator("Name")`` in the module it belongs to.
 """
@@ -55,12 +55,12 @@ __all__ = ["OPERATORS", "Lowered", "lower", "lower_reading"]
 
 @dataclass(frozen=True)
 class Lowered:
-    """A model as ncnn's graph, and what its blobs are in the original.
+    """A model as ncnn's graph, and the blobs of the original's values.
 
     Attributes:
-        graph: fp32, not yet optimised; it holds the scales of a quantised original.
-        places: name of a value of the original -> its blob. The blob holds the value's elements in their order, in
-            another shape. Values that became part of a larger layer have none.
+        graph: fp32, not yet optimised; it includes the scales of a quantised original.
+        places: name of a value of the original -> its blob. The blob has the same elements in the same order, perhaps
+            in another shape. Values inside a fused layer have no blob.
     """
 
     graph: Graph
@@ -68,14 +68,14 @@ class Lowered:
 
 
 def lower(path: Path, inputs: Sequence[InputSpec]) -> Graph:
-    """An ONNX file as ncnn's graph, fp32, not yet optimised.
+    """Convert an ONNX file to ncnn's graph in fp32, not yet optimised.
 
     Args:
         path: the model.
         inputs: in the model's order.
 
     Returns:
-        Its inputs are called in0, in1 and so on, its outputs out0, out1, in the model's order.
+        The graph. Its inputs are called in0, in1 and so on, its outputs out0, out1, in the model's order.
 
     Raises:
         ConvertError: the file cannot be read, or ncnn has no layer for one of its operators.
@@ -84,7 +84,7 @@ def lower(path: Path, inputs: Sequence[InputSpec]) -> Graph:
 
 
 def lower_reading(reading: Reading, where: str = "") -> Lowered:
-    """A model that was read as ncnn's graph.
+    """Lower a model that was read to ncnn's graph.
 
     Args:
         reading: the model.

@@ -1,4 +1,4 @@
-"""Attention: as one operator, and as exporters spell it out; rotary embeddings."""
+"""Attention, as one operator or as a group of nodes, and rotary embeddings."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .groups import MOVES, Group, groups_of
 from .lowering import Array, Blob, Node, Shape, Unsupported, operator
 from .patterns import both_ways, ends_in, product_of, scalar
 
-_CAUSAL = -1e30  # what is not to be looked at; infinity less infinity is no number
+_CAUSAL = -1e30  # score of a masked key. It is finite, because infinity minus infinity is NaN
 
 
 def dot_product(node: Node, query: Blob, key: Blob, value: Blob, scale: float, mask: Array | Blob | None) -> Blob:
-    """softmax(query key' * scale + mask) value, by heads.
+    """Write softmax(query key' * scale + mask) value for each head.
 
     Args:
         node: the node that gives the layer its name.
-        query: of shape (heads, places, size).
-        key: of shape (groups, keys, size); the heads of a group are neighbours.
+        query: of shape (heads, queries, size).
+        key: of shape (groups, keys, size). The heads of a group are consecutive.
         value: of shape (groups, keys, size of values).
         scale: of the scores.
-        mask: of shape (places, keys) or (heads, places, keys).
+        mask: of shape (queries, keys) or (heads, queries, keys); it is added to the scores.
     """
     inputs = [query, key, value]
     if isinstance(mask, Blob):
@@ -46,11 +46,11 @@ _ATTRIBUTES = {
 
 @operator("Attention")
 def attention(node: Node) -> None:
-    """With the keys and values of earlier runs in front of new ones, and with scores that are capped."""
+    """Write ONNX's Attention, including cached keys and values and a soft cap of the scores."""
     if node.is_read(3):
-        raise Unsupported("hands out its scores")
+        raise Unsupported("returns its scores")
     if node.has(6):
-        raise Unsupported("gets the number of its keys while it runs")
+        raise Unsupported("gets the number of its keys at run time")
     if unknown := node.attributes - _ATTRIBUTES:
         raise Unsupported(f"has {', '.join(sorted(unknown))}")
     shapes = [node.shape(i) for i in range(3)]
@@ -74,14 +74,14 @@ def attention(node: Node) -> None:
     places, keys = query.shape[1], key.shape[1]
     mask = mask_of(node, 3, (batch, heads, places, keys)) if node.has(3) else None
     if node.attr("is_causal", 0):
-        if past and places != keys - past:  # runtimes disagree on what each place may look at
-            raise Unsupported("is causal, and has another number of new keys than of queries behind earlier keys")
+        if past and places != keys - past:  # runtimes disagree on which keys each query may attend to
+            raise Unsupported("is causal with cached keys, and has different numbers of new keys and queries")
         below = np.where(np.tri(places, keys, past, dtype=bool), 0, np.float32(_CAUSAL))
         if isinstance(mask, Blob):
-            raise Unsupported("is causal and computes a mask")
+            raise Unsupported("is causal, and has a mask that is not constant")
         mask = below if mask is None else finite(mask) + below
     if isinstance(mask, np.ndarray) and (mask <= _CAUSAL / 2).all(axis=-1).any():
-        raise Unsupported("has places that may look nowhere: ncnn's softmax makes them look everywhere")
+        raise Unsupported("has queries without an allowed key, which ncnn's softmax would let attend to all keys")
     scale, cap = node.attr("scale", 1 / math.sqrt(query.shape[2])), node.attr("softcap", 0.0)
     write = partial(_capped, cap=cap) if cap else dot_product
     made = write(node, query, key, value, scale, mask)
@@ -89,7 +89,7 @@ def attention(node: Node) -> None:
 
 
 def _continued(node: Node, index: int, blob: Blob) -> Blob:
-    """Keys or values (groups, places, size) behind those of earlier runs, which are an input."""
+    """Append keys or values (groups, positions, size) to the cached ones, which are an input."""
     batch, groups, past, size = node.shape(index)
     if not past:
         return blob
@@ -100,9 +100,9 @@ def _continued(node: Node, index: int, blob: Blob) -> Blob:
 def _capped(
     node: Node, query: Blob, key: Blob, value: Blob, scale: float, mask: Array | Blob | None, *, cap: float
 ) -> Blob:
-    """softmax(tanh(query key' * scale / cap) * cap + mask) value: like :func:`dot_product`, layer by layer."""
+    """Write softmax(tanh(query key' * scale / cap) * cap + mask) value. Arguments are those of :func:`dot_product`."""
     (heads, places, size), (groups, keys, _) = query.shape, key.shape
-    rows = heads // groups * places  # the heads of a group are neighbours, so their rows make up one matrix
+    rows = heads // groups * places  # the heads of a group are consecutive, so their rows are one matrix
     scores = node.emit("MatMul", [node.lowering.view(query, (groups, rows, size)), key], (groups, rows, keys), transB=1)
     for kind, params in (
         ("BinaryOp", {"op_type": 2, "with_scalar": 1, "b": float(scale / cap)}),
@@ -125,7 +125,7 @@ def _capped(
 
 
 def by_heads(node: Node, blob: Blob, shape: Shape, heads: int) -> Blob:
-    """Queries, keys or values as (batch and heads, places, size)."""
+    """Queries, keys or values as (batch * heads, positions, size)."""
     if len(shape) == 4:
         return node.lowering.view(blob, (shape[0] * shape[1], *shape[2:]))
     batch, places, width = shape
@@ -134,25 +134,25 @@ def by_heads(node: Node, blob: Blob, shape: Shape, heads: int) -> Blob:
 
 
 def joined(node: Node, blob: Blob, batch: int) -> Blob:
-    """The heads beside each other again: (batch, places, heads, size)."""
+    """Join the heads again: (batch, positions, heads, size)."""
     heads, places, size = blob.shape
     return permuted(node, blob, (batch, heads // batch, places, size), (0, 2, 1, 3))
 
 
 def mask_of(node: Node, index: int, scores: Shape) -> Array | Blob:
-    """A mask as numbers to add to the scores (batch, heads, places, keys)."""
+    """A mask as numbers that are added to the scores (batch, heads, queries, keys)."""
     shape = node.shape(index)
     constant = node.constant(index)
     if constant is not None:
         numbers = np.where(constant, 0, np.float32(_CAUSAL)) if constant.dtype == bool else finite(constant)
         full = np.broadcast_to(numbers, (*np.broadcast_shapes(shape[:-1], scores[:-1]), shape[-1]))
-        if shape[-1] < scores[-1]:  # keys that a shorter mask does not name are not looked at
+        if shape[-1] < scores[-1]:  # a shorter mask excludes the remaining keys
             full = np.pad(full, [(0, 0)] * (full.ndim - 1) + [(0, scores[-1] - shape[-1])], constant_values=_CAUSAL)
         return np.broadcast_to(full, scores).reshape(scores[0] * scores[1], *scores[2:])
     if shape[-2:] != scores[-2:] or math.prod(shape[:-2]) not in (1, scores[0] * scores[1]):
         raise Unsupported(f"has a mask {list(shape)} for scores {list(scores)}")
     blob = node.blob(index, shape[-2:] if math.prod(shape[:-2]) == 1 else (scores[0] * scores[1], *scores[2:]))
-    if node.input_kind(index) == "b":  # 1 where it may look: (mask - 1) * 1e30
+    if node.input_kind(index) == "b":  # 1 for an allowed key: (mask - 1) * 1e30
         blob = node.emit("BinaryOp", [blob], blob.shape, op_type=1, with_scalar=1, b=1.0)
         blob = node.emit("BinaryOp", [blob], blob.shape, op_type=2, with_scalar=1, b=-_CAUSAL)
     return blob
@@ -163,7 +163,7 @@ def mask_of(node: Node, index: int, scores: Shape) -> Array | Blob:
 
 @ends_in("MatMul")
 def spelled_out(node: Node) -> bool:
-    """softmax(q k' * scale + mask) v, numbers may multiply q and k, too."""
+    """A group of nodes that computes softmax(q k' * scale + mask) v. q and k may be multiplied by scalars, too."""
     soft = node.maker(0)
     while soft is not None and soft.op in ("Identity", "Dropout", "Cast") and soft.alone:
         soft = soft.maker(0)
@@ -204,7 +204,7 @@ def spelled_out(node: Node) -> bool:
 
 
 def _key(node: Node, scores: Node, *, grouped: bool) -> tuple[Blob, float]:
-    """The keys (heads or groups, places, size) from their transpose, by one Permute at most, and what scales them."""
+    """(keys (heads or groups, keys, size) from their transpose, their scale). At most one Permute is written."""
     reader, index, scale = _unscaled(scores, 1)
     shape = reader.shape(index)
     maker = reader.maker(index)
@@ -224,7 +224,7 @@ def _key(node: Node, scores: Node, *, grouped: bool) -> tuple[Blob, float]:
 
 
 def _by_groups(reader: Node, index: int) -> Blob:
-    """Keys or values (heads, places, size); where each group was repeated for its heads, (groups, places, size)."""
+    """Keys or values (heads, positions, size), or (groups, positions, size) if groups are repeated for their heads."""
     shape = reader.shape(index)
     fold = reader.maker(index)
     wide = fold.maker(0) if fold is not None and fold.op == "Reshape" else None
@@ -241,14 +241,14 @@ _VIEWS = ("Reshape", "Unsqueeze", "Squeeze", "Flatten")
 
 @dataclass(frozen=True)
 class _Scores:
-    """product * factor * of_heads + mask + computed.
+    """Scores of attention: product * factor * of_heads + mask + computed.
 
     Attributes:
         product: the MatMul of q and k'.
         factor: a number.
-        of_heads: a number for each head of each element of the batch.
-        mask: of the shape of the Softmax.
-        computed: the Add that has a mask which is not constant, and the place of that input.
+        of_heads: (batch * heads,), a factor for each head; None if there is none.
+        mask: constant, of the shape of the Softmax; None if there is none.
+        computed: the Add of a mask that is not constant, and the index of the mask among its inputs.
     """
 
     product: Node
@@ -262,12 +262,12 @@ class _Scores:
 
 
 def _scores(at: Node | None, shape: Shape, factor: float) -> _Scores | None:
-    """What a node makes as scores, times a factor; None if it is another thing, or is read elsewhere.
+    """Read the output of a node as scores. None if it is something else, or has other readers.
 
     Args:
         at: the node.
         shape: of the Softmax.
-        factor: what its result is multiplied by.
+        factor: by which the output is multiplied.
     """
     if at is None or not at.alone:
         return None
@@ -300,7 +300,7 @@ def _scores(at: Node | None, shape: Shape, factor: float) -> _Scores | None:
 
 
 def _by_head(product: Node) -> tuple[int, Array] | None:
-    """Which input of a Mul are the scores that a constant scales head by head, and the number for each head."""
+    """(index of the scores among the inputs of a Mul, factor of each head); None if it does not scale by head."""
     shape = product.out_shape()
     for s, c in both_ways(product):
         scale = product.constant(c)
@@ -310,7 +310,7 @@ def _by_head(product: Node) -> tuple[int, Array] | None:
 
 
 def _computed_mask(node: Node, index: int, scores: Shape) -> Blob | None:
-    """The mask that a node adds, for scores (heads, places, keys); None if it is not the same for all heads."""
+    """The mask that a node adds to scores (heads, queries, keys); None if its shape does not fit them."""
     shape = (1, 1, *node.shape(index))
     sides, lead = shape[-2:], math.prod(shape[:-2])
     if sides[1] != scores[2] or sides[0] not in (1, scores[1]) or lead not in (1, scores[0]):
@@ -324,10 +324,10 @@ def _computed_mask(node: Node, index: int, scores: Shape) -> Blob | None:
 
 
 def _hidden(where: Node, factor: float) -> tuple[int, Array] | None:
-    """Which input of a Where is the scores, and where a large negative number takes their place.
+    """(index of the scores among the inputs of a Where, where they are replaced by a large negative number).
 
-    None if unknown, where the number is not low enough to make the softmax 0, and where a place may look nowhere: it
-    would look everywhere then, and nowhere in particular with the scores added.
+    None if the number is not low enough to make the softmax 0, and if a query has no allowed key. With replaced scores,
+    such a query attends to all keys equally. A mask that is added to the scores does not guarantee that.
     """
     condition = where.constant(0)
     if condition is None:
@@ -340,11 +340,11 @@ def _hidden(where: Node, factor: float) -> tuple[int, Array] | None:
     return None
 
 
-_LOW = -1e4  # far below all scores: its exponential is 0
+_LOW = -1e4  # far below all scores, so that its exponential is 0
 
 
 def _unscaled(node: Node, index: int) -> tuple[Node, int, float]:
-    """Who reads the value that an input is a multiple of, as which input, and the number it is multiplied by."""
+    """Skip a multiplication by a scalar before an input: (reader of the factor, index of its input, the scalar)."""
     maker = node.maker(index)
     if maker is not None and maker.op in ("Mul", "Div"):
         for x, c in both_ways(maker) if maker.op == "Mul" else ((0, 1),):
@@ -359,7 +359,10 @@ def _unscaled(node: Node, index: int) -> tuple[Node, int, float]:
 
 @ends_in("Add", "Concat")
 def rotated(node: Node) -> bool:
-    """x1 * cos - x2 * sin and x2 * cos + x1 * sin, with x1 and x2 the halves of x, or each second, and known angles."""
+    """A group of nodes that computes a rotary embedding: x1 * cos - x2 * sin and x2 * cos + x1 * sin.
+
+    x1 and x2 are the halves of x, or its even and odd elements. The angles are constant.
+    """
     for group in groups_of(node, MOVES):
         size = group.shape[-1] if group.shape else 0
         if not group.same_size or size % 2 or size < 4 or not (group.has({"Concat"}) and group.has({"Mul"})):
@@ -375,7 +378,7 @@ def rotated(node: Node) -> bool:
 
 
 def _angles(group: Group, interleaved: int) -> tuple[Array, Array] | None:
-    """The cosines and sines (rows, half of the size) that a group rotates by; None if it does another thing."""
+    """The cosines and sines (rows, size / 2) by which a group rotates; None if it computes something else."""
     size = group.shape[-1]
     rows, half = math.prod(group.shape[:-1]), size // 2
     first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(half), slice(half, None))
@@ -390,12 +393,12 @@ def _angles(group: Group, interleaved: int) -> tuple[Array, Array] | None:
     wanted = np.empty_like(x)
     wanted[:, first] = x[:, first] * cos - x[:, second] * sin
     wanted[:, second] = x[:, second] * cos + x[:, first] * sin
-    # A quarter turn alone is a move, and needs no tables.
+    # If all angles are multiples of 90 degrees, the group only moves elements, and needs no tables.
     return (cos, sin) if cos.any() and sin.any() and np.allclose(turned(x), wanted, rtol=1e-6, atol=1e-6) else None
 
 
 def _repeated(shape: Shape, tables: Array) -> tuple[int, Array]:
-    """How many rows there are until the angles repeat, as axes of x allow, and the tables of these rows."""
+    """(the number of rows after which the angles repeat, the tables of these rows). The period is a product of axes."""
     for axis in reversed(range(len(shape) + 1)):
         places = math.prod(shape[axis:])
         parts = tables.reshape(2, -1, places, tables.shape[-1])
@@ -410,7 +413,7 @@ def _rotary(node: Node, x: Blob, cos: Array, sin: Array, interleaved: int) -> Bl
 
 
 def _rotary_of_batch(node: Node, x: Blob, cos: Array, sin: Array, interleaved: int) -> Blob:
-    """The same with angles (batch, places, half of the size)."""
+    """Write a rotary embedding with angles (batch, positions, size / 2)."""
     if all(np.array_equal(table, table[:1].repeat(len(table), 0)) for table in (cos, sin)):
         return _rotary(node, x, cos[0], sin[0], interleaved)
     heads = x.shape[0] // len(cos)
@@ -421,16 +424,16 @@ def _rotary_of_batch(node: Node, x: Blob, cos: Array, sin: Array, interleaved: i
 
 @operator("RotaryEmbedding")
 def rotary_embedding(node: Node) -> None:
-    """With angles that are constant, chosen by constant places."""
+    """Write ONNX's RotaryEmbedding with constant angles and constant positions."""
     cos, sin = (node.needed_constant(i, "angles").astype(np.float32) for i in (1, 2))
     if node.has(3):
-        chosen = node.needed_constant(3, "places")
+        chosen = node.needed_constant(3, "positions")
         cos, sin = cos[chosen], sin[chosen]
     node.gives(rotated_by(node, cos, sin))
 
 
 def rotated_by(node: Node, cos: Array, sin: Array) -> Blob:
-    """The first input of a node, rotated by angles (batch, places, half of the size)."""
+    """Rotate the first input of a node by angles (batch, positions, size / 2)."""
     shape = node.shape(0)
     heads = shape[1] if len(shape) == 4 else int(node.attr("num_heads"))
     batch, places = shape[0], shape[2] if len(shape) == 4 else shape[1]

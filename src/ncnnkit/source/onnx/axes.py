@@ -1,4 +1,4 @@
-"""Operators that move, cut and join axes."""
+"""Operators that permute, cut, join and repeat axes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .lowering import Blob, Node, Shape, Unsupported, operator, with_axes_kept
 
 @operator("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(node: Node) -> None:
-    """No layer: who reads the value asks for it in the shape it needs."""
+    """Write no layer: each reader asks for the value in the shape that it needs."""
     if node.op == "Reshape" and node.constant(1) is None:
-        raise Unsupported("computes its shape while it runs")
+        raise Unsupported("computes its shape at run time")
     node.gives(node.blob(0))
 
 
@@ -43,23 +43,23 @@ def transpose(node: Node) -> None:
 
 
 _REORGS: dict[tuple[int, ...], int] = {(0, 1, 3, 5, 2, 4): 0, (0, 3, 5, 1, 2, 4): 1}
-"""How (batch, channels, rows, block, columns, block) is permuted -> Reorg's mode; window partitions are others."""
+"""Permutation of (batch, channels, rows, block, columns, block) -> Reorg's mode."""
 
 
 def permuted(node: Node, blob: Blob, shape: Shape, order: Sequence[int]) -> Blob:
-    """The value of a blob with its axes in another order.
+    """Permute the axes of a blob's value.
 
     Args:
         node: the node that gives the layers its name.
         blob: in any view.
-        shape: ONNX's.
+        shape: ONNX's shape of the blob.
         order: of ONNX's axes, as in numpy's ``transpose``.
 
     Returns:
         A blob in the natural shape of the result, or one with merged axes.
     """
     axes = [axis for axis in order if shape[axis] != 1]
-    groups: list[list[int]] = []  # axes that stay neighbours are one
+    groups: list[list[int]] = []  # axes that stay adjacent are merged
     kept = sorted(axes)
     for axis in axes:
         before = groups[-1][-1] if groups else None
@@ -80,7 +80,7 @@ def permuted(node: Node, blob: Blob, shape: Shape, order: Sequence[int]) -> Blob
         if len(now) <= MOST_AXES:
             source = tuple(sizes[group] for group in now)
             return _permute(node, node.lowering.view(blob, source), [now.index(group) for group in goal])
-        # More than four axes: bring the next one forward, past a block that is merged.
+        # More than four axes: move the next group forward, past others that are merged into one block.
         place = next(i for i, (a, b) in enumerate(zip(now, goal)) if a != b)
         at = now.index(goal[place])
         stop = at + 1
@@ -94,7 +94,7 @@ def permuted(node: Node, blob: Blob, shape: Shape, order: Sequence[int]) -> Blob
 
 
 def _straight(blob: Blob, shape: Shape, order: Sequence[int], wanted: Shape) -> tuple[Shape, list[int]] | None:
-    """One Permute from the natural shape to the natural shape, where there is one and it needs no Reshape."""
+    """(shape, order) of one Permute between the natural shapes, if there is one that needs no Reshape."""
     skip = 1 if shape[0] == 1 and order[0] == 0 else 0
     source = shape[skip:]
     if len(source) > MOST_AXES or blob.shape != source:
@@ -156,7 +156,7 @@ def concat(node: Node) -> None:
     views = [with_axes_kept(node.shape(i), [axis]) for i in filled]
     whole, (place,) = with_axes_kept(out, [axis])
     if any(len(view) != len(whole) or at != (place,) for view, at in views):
-        # A side of 1 was taken for the batch axis in some and not in others: merge what lies around the axis.
+        # A first axis of 1 was dropped as batch axis in some inputs, but not in others: merge all axes around ``axis``.
         before, after = math.prod(out[:axis]), math.prod(out[axis + 1 :])
         views = [((before, node.shape(i)[axis], after), (1,)) for i in filled]
         whole, place = (before, out[axis], after), 1
@@ -171,7 +171,7 @@ def split(node: Node) -> None:
     sizes = [node.out_shape(i)[axis] for i in range(node.outputs)]
     view, (place,) = with_axes_kept(shape, [axis])
     if 0 in sizes:
-        raise Unsupported("has a part of no elements")
+        raise Unsupported("has an empty part")
     if len(sizes) == 1:
         node.gives(node.blob(0))
         return
@@ -186,7 +186,7 @@ def slice_(node: Node) -> None:
 
 
 def slices_of(node: Node) -> dict[int, slice]:
-    """What a Slice takes of each axis that it names."""
+    """Axis -> the slice that a Slice takes of it."""
     rank = len(node.shape(0))
     starts, ends = node.ints("starts", 1), node.ints("ends", 2)
     assert starts is not None
@@ -201,16 +201,16 @@ def _end(end: int, step: int) -> int | None:
 
 
 def taken(node: Node, blob: Blob, shape: Shape, ranges: Mapping[int, range]) -> tuple[Blob, Shape]:
-    """Regular places of some axes: a Flip, a Crop and a Pooling at most, where ncnn's axes allow it.
+    """Take regularly spaced indices of some axes, by at most a Flip, a Crop and a Pooling if ncnn's axes allow it.
 
     Args:
         node: the node that gives the layers its name.
         blob: in any view.
-        shape: ONNX's.
-        ranges: axis -> its places; other axes stay as they are.
+        shape: ONNX's shape of the blob.
+        ranges: axis -> its indices; other axes stay as they are.
 
     Returns:
-        The blob, and ONNX's shape of what is left.
+        The blob, and ONNX's shape of the result.
     """
     if not all(map(len, ranges.values())):
         raise Unsupported("cuts everything away")
@@ -218,7 +218,7 @@ def taken(node: Node, blob: Blob, shape: Shape, ranges: Mapping[int, range]) -> 
     if back:
         view, places = with_axes_kept(shape, back)
         blob = node.emit("Flip", [node.lowering.view(blob, view)], view, axes=places)
-    # (first, number, step) of each axis, seen from its other end where it is flipped
+    # First index and step of each axis; for a flipped axis, counted from its other end.
     first = {axis: shape[axis] - 1 - r[0] if axis in back else r[0] for axis, r in ranges.items()}
     steps = {axis: abs(r.step) if len(r) > 1 else 1 for axis, r in ranges.items()}
     blob, shape = _cropped(node, blob, shape, {
@@ -229,7 +229,7 @@ def taken(node: Node, blob: Blob, shape: Shape, ranges: Mapping[int, range]) -> 
 
 
 def _cropped(node: Node, blob: Blob, shape: Shape, kept: Mapping[int, range]) -> tuple[Blob, Shape]:
-    """Neighbouring places of some axes, by one Crop where ncnn's axes allow it."""
+    """Take consecutive indices of some axes, by one Crop if ncnn's axes allow it."""
     kept = {axis: kept[axis] for axis in sorted(kept)}
     if not kept:
         return blob, shape
@@ -251,7 +251,7 @@ def _cropped(node: Node, blob: Blob, shape: Shape, kept: Mapping[int, range]) ->
 
 
 def _every(node: Node, blob: Blob, shape: Shape, steps: Mapping[int, int]) -> tuple[Blob, Shape]:
-    """The first of each ``steps`` places of some axes: the largest of one. Two neighbouring axes are one Pooling."""
+    """Take every n-th index of some axes, by max pooling with a window of 1. Two adjacent axes need one Pooling."""
     left = sorted(steps)
     while left:
         axis = left.pop(0)

@@ -1,8 +1,8 @@
-"""What the codes of a quantised ONNX model stand for, and the model while its codes are replaced by that.
+"""Quantisation parameters of ONNX tensors, and a graph while its operators are dequantised.
 
-A code stands for ``(code - zero point) * scale``. Every value of codes is replaced by what it stands for, without the
-rounding, and each constant by the numbers that its codes stand for. The saturation is left where it is an activation:
-exporters drop a ReLU before a QuantizeLinear whose least code stands for 0.
+A *code* is a quantised integer; its *number* is ``(code - zero point) * scale``. Each tensor of codes is replaced by a
+tensor of numbers without the rounding, and each constant by the numbers of its codes. Saturation is kept where it acts
+as an activation: exporters drop a ReLU before a QuantizeLinear whose lowest code represents 0.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _PASSING = frozenset(
     ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "MaxPool", "Slice", "Gather", "Split",
      "Expand", "DepthToSpace", "SpaceToDepth", "Concat", "Tile")
 )  # fmt: skip
-"""Operators that only copy numbers from their inputs to their outputs."""
+"""Operators that only copy values from their inputs to their outputs."""
 _MEANS = frozenset(("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax"))
 _BETWEEN = {"Relu": (0.0, math.inf), "Sigmoid": (0.0, 1.0), "HardSigmoid": (0.0, 1.0), "Softmax": (0.0, 1.0)}
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """What codes stand for.
+    """Quantisation parameters of a tensor.
 
     Attributes:
-        scale: float64, () or one for each place along ``axis``.
-        zero: int64, of the same shape.
-        low, high: the least and the largest code.
-        axis: the axis that the scales belong to.
-        blocked: size of the blocks along ``axis`` that the scales belong to; 0: they belong to places.
+        scale: float64, shape () for one per tensor, or (n,) for one per index along ``axis``.
+        zero: zero points, int64, of the same shape.
+        low, high: the lowest and the highest code.
+        axis: the axis of per-channel scales.
+        blocked: block size along ``axis`` if scales are per block; 0 if they are per tensor or per channel.
     """
 
     scale: Array
@@ -52,17 +52,17 @@ class Grid:
 
     @property
     def whole(self) -> bool:
-        """Whether one scale holds for the whole tensor."""
+        """Whether the scale is per tensor."""
         return self.scale.size == 1
 
     @property
     def range(self) -> tuple[float, float]:
-        """The least and the largest number that has a code, of a tensor with one scale."""
+        """The lowest and the highest number that a code can represent. Only for per-tensor scales."""
         scale, zero = float(self.scale.reshape(-1)[0]), int(self.zero.reshape(-1)[0])
         return (self.low - zero) * scale, (self.high - zero) * scale
 
     def along(self, shape: Sequence[int]) -> tuple[Array, Array]:
-        """Scales and zero points, in a shape that broadcasts to a tensor of ``shape``."""
+        """Scales and zero points in a shape that broadcasts to ``shape``."""
         if self.whole:
             return self.scale.reshape(()), self.zero.reshape(())
         axis = self.axis % len(shape)
@@ -75,18 +75,19 @@ class Grid:
         return self.scale.reshape(sides), self.zero.reshape(sides)
 
     def numbers(self, codes: Array) -> NDArray[np.float32]:
-        """What codes stand for, as ONNX computes it: in float32."""
+        """Dequantise codes in float32, as ONNX does."""
         scale, zero = self.along(codes.shape)
         made: NDArray[np.float32] = (codes.astype(np.int64) - zero).astype(np.float32) * scale.astype(np.float32)
         return made
 
     def codes(self, numbers: Array) -> NDArray[np.int64]:
-        """The codes of numbers: rounded half to even, and saturated."""
+        """Quantise numbers: round half to even, and saturate."""
         scale, zero = self.along(numbers.shape)
         scaled = np.rint(numbers.astype(np.float32) / scale.astype(np.float32)).astype(np.int64) + zero
         return np.clip(scaled, self.low, self.high)
 
     def same(self, other: Grid) -> bool:
+        """Whether two sets of parameters are equal."""
         return (
             (self.low, self.high, self.blocked) == (other.low, other.high, other.blocked)
             and np.array_equal(self.scale, other.scale)
@@ -97,11 +98,11 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """What a value of codes stands for.
+    """The dequantised form of a tensor of codes.
 
     Attributes:
-        numbers: a value.
-        grid: of the codes.
+        numbers: the value with the dequantised numbers.
+        grid: quantisation parameters of the codes.
     """
 
     numbers: ir.Value
@@ -110,22 +111,22 @@ class Coded:
 
 @dataclass(eq=False)
 class Rewriter:
-    """A graph while its codes are replaced.
+    """A graph while its quantised operators are replaced.
 
     Attributes:
-        graph: is changed.
+        graph: it is changed.
         opset: the version of ONNX's own operators.
-        stands: a value of codes -> what it stands for.
-        read: (node, place) -> the grid of the numbers that the node reads there.
-        flows: a value of numbers -> their grid, where every reader sees the same.
-        codes: a constant of numbers -> its codes.
-        dynamic: nodes with an input that gets its scale while the original runs.
-        count: of new values, so that each has a name of its own.
+        coded: value of codes -> its dequantised form.
+        read: (node, index of an input) -> quantisation parameters of the numbers that the node reads there.
+        flows: value of numbers -> their quantisation parameters, if these are the same for every reader.
+        codes: constant of numbers -> its codes.
+        dynamic: nodes with an input whose scale is computed at run time.
+        count: number of new values, which makes their names unique.
     """
 
     graph: ir.Graph
     opset: int
-    stands: dict[ir.Value, Coded] = field(default_factory=dict)
+    coded: dict[ir.Value, Coded] = field(default_factory=dict)
     read: dict[tuple[ir.Node, int], Grid] = field(default_factory=dict)
     flows: dict[ir.Value, Grid] = field(default_factory=dict)
     codes: dict[ir.Value, Array] = field(default_factory=dict)
@@ -135,7 +136,7 @@ class Rewriter:
     # ---------------------------------------------------------------------------------------------- reading and writing
 
     def constant(self, value: ir.Value | None) -> Array | None:
-        """The numbers of a constant, None for another value."""
+        """The array of a constant; None for other values."""
         value = _behind_identities(value)
         if value is None or value.name not in self.graph.initializers or value.const_value is None:
             return None
@@ -147,7 +148,7 @@ class Rewriter:
         return hold(self.graph, np.asarray(array), f"{stem}/numbers{self.count}")
 
     def hold_codes(self, codes: Array, grid: Grid, stem: str) -> ir.Value:
-        """A new constant: the numbers that codes stand for."""
+        """A new constant with the numbers of these codes."""
         value = self.hold(grid.numbers(codes), stem)
         self.codes[value] = codes.astype(np.int64)
         return value
@@ -171,7 +172,7 @@ class Rewriter:
     def grid(
         self, scale: ir.Value | None, zero: ir.Value | None, axis: int = 0, blocked: int = 0, dtype: Any = None
     ) -> Grid | None:
-        """The grid of these inputs; None if they are not constant, or no whole numbers."""
+        """The quantisation parameters in these inputs; None if they are not constant, or not of an integer type."""
         scales, zeros = self.constant(scale), self.constant(zero)
         if scales is None or (zeros is None and zero is not None):
             return None
@@ -186,14 +187,14 @@ class Rewriter:
         return Grid(scales.astype(np.float64), points, low, high, axis, blocked if scales.ndim > 1 else 0)
 
     def numbers(self, value: ir.Value, grid: Grid, at: ir.Node) -> ir.Value:
-        """What a value of codes stands for; computed from the codes where the network is fed with them."""
-        known = self.stands.get(value)
+        """The dequantised form of a value of codes. It is computed at run time if the codes are an input."""
+        known = self.coded.get(value)
         if known is not None and known.grid.same(grid):
             return known.numbers
         codes = self.constant(value)
         if codes is not None:
             return self.hold_codes(codes, grid, str(value.name))
-        if known is not None:  # other scales than it was made with: as codes
+        if known is not None:  # it was quantised with other parameters, so its codes are needed
             value = self.as_codes(known, at)
         else:
             value = self.node(at, "Cast", [value], {"to": int(ir.DataType.FLOAT)}).outputs[0]
@@ -203,7 +204,7 @@ class Rewriter:
         return self.node(at, "Mul", [value, self.hold(scale.astype(np.float32), at.name or "")]).outputs[0]
 
     def as_codes(self, coded: Coded, at: ir.Node) -> ir.Value:
-        """The codes of numbers, as whole numbers in floating point."""
+        """Quantise numbers to codes, which are integers in floating point."""
         numbers, grid = coded.numbers, coded.grid
         rank = grid.axis + 1 if numbers.shape is None else len(numbers.shape)
         scale, zero = (a.astype(np.float32) for a in grid.along([1] * rank))
@@ -213,17 +214,18 @@ class Rewriter:
         return self.clip(value, float(grid.low), float(grid.high), at)
 
     def clip(self, value: ir.Value, low: float, high: float, at: ir.Node) -> ir.Value:
+        """Insert a Clip before ``at``."""
         if self.opset < 11:
             return self.node(at, "Clip", [value], {"min": low, "max": high}).outputs[0]
         ends = [self.hold(np.array(end, np.float32), at.name or "") for end in (low, high)]
         return self.node(at, "Clip", [value, *ends]).outputs[0]
 
-    def becomes(self, codes: ir.Value, numbers: ir.Value, grid: Grid, at: ir.Node) -> None:
-        """A value of codes stands for numbers, which are saturated as the codes are where that is an activation."""
-        self.stands[codes] = Coded(self.saturated(numbers, grid, at), grid)
+    def set_numbers(self, codes: ir.Value, numbers: ir.Value, grid: Grid, at: ir.Node) -> None:
+        """Record the numbers of a value of codes. They are saturated like the codes if that acts as an activation."""
+        self.coded[codes] = Coded(self.saturated(numbers, grid, at), grid)
 
     def saturated(self, numbers: ir.Value, grid: Grid, at: ir.Node) -> ir.Value:
-        """Numbers clipped to the range of their codes, where that is an activation."""
+        """Numbers, clipped to the range of their codes if that acts as an activation."""
         if not grid.whole or numbers.producer() is None or (numbers in self.flows and self.flows[numbers].same(grid)):
             return numbers
         low, high = grid.range
@@ -235,14 +237,14 @@ class Rewriter:
         cut = maker.op_type in ("Relu", "Clip") and not maker.domain
         if not one_sided or (least >= low - half and most <= high + half):
             return numbers
-        if not cut and least >= low - half and abs(low) < half:  # only calibration has cut it off
+        if not cut and least >= low - half and abs(low) < half:  # the upper bound only comes from calibration
             return numbers
         if cut and len(numbers.uses()) == 1 and numbers not in self.graph.outputs and maker.inputs[0] is not None:
             numbers = maker.inputs[0]
         return self.clip(numbers, max(low, least), min(high, most), at)
 
-    def answer(self, old: ir.Value, new: ir.Value) -> None:
-        """Let every reader of one value of numbers read another."""
+    def replace_uses(self, old: ir.Value, new: ir.Value) -> None:
+        """Make all readers of one value read another. A graph output keeps its name."""
         if old in self.graph.outputs:
             name = old.name
             if new.producer() is None or new in self.graph.outputs or new.name in self.graph.initializers:
@@ -258,7 +260,7 @@ class Rewriter:
     # ------------------------------------------------------------------------------------------------------- the whole
 
     def run(self) -> None:
-        """Replace all codes of the graph."""
+        """Dequantise the whole graph."""
         ends = set(self.graph.outputs)
         for node in list(self.graph):
             function = REWRITES.get((node.domain, node.op_type))
@@ -274,20 +276,20 @@ class Rewriter:
                     self.read[node, place] = self.flows[value]
         for index, value in enumerate(self.graph.outputs):
             maker = value.producer()
-            if value in ends and value in self.stands and maker is not None:
-                name, made = value.name, self.as_codes(self.stands[value], maker)
+            if value in ends and value in self.coded and maker is not None:
+                name, made = value.name, self.as_codes(self.coded[value], maker)
                 value.name = f"{name}/codes"
                 made.name = name
                 self.graph.outputs[index] = made
 
     def pass_on(self, node: ir.Node) -> None:
-        """A node that only moves numbers, or codes of them."""
+        """Carry quantisation parameters over a node that only moves values."""
         places = range(len(node.inputs)) if node.op_type == "Concat" else (0,)
         values = [node.inputs[place] for place in places]
-        if node.op_type == "Transpose" and values[0] in self.codes:  # of constant weights
+        if node.op_type == "Transpose" and values[0] in self.codes:  # constant weights
             self._transpose(node)
             return
-        coded = [self.stands[value] for value in values if value is not None and value in self.stands]
+        coded = [self.coded[value] for value in values if value is not None and value in self.coded]
         if coded and len(coded) == len(values):
             grid = coded[0].grid
             if all(grid.same(each.grid) for each in coded):
@@ -295,7 +297,7 @@ class Rewriter:
                     node.replace_input_with(place, each.numbers)
                 for value in node.outputs:
                     value.dtype = ir.DataType.FLOAT
-                    self.stands[value] = Coded(value, grid)
+                    self.coded[value] = Coded(value, grid)
                     if grid.whole:
                         self.flows[value] = grid
             return
@@ -323,22 +325,22 @@ class Rewriter:
             self.read[user, place] = turned
 
     def read_codes(self, node: ir.Node) -> None:
-        """An operator that computes with the codes themselves gets them in floating point."""
+        """Give an operator that computes with codes these codes in floating point."""
         for place, value in enumerate(node.inputs):
-            coded = None if value is None else self.stands.get(value)
+            coded = None if value is None else self.coded.get(value)
             if coded is not None and coded.numbers is not value:
                 node.replace_input_with(place, self.as_codes(coded, node))
 
 
 def _behind_identities(value: ir.Value | None) -> ir.Value | None:
-    """The value that a chain of Identity copies. torch's exporter writes equal constants once, and copies them so."""
+    """The value at the beginning of a chain of Identity nodes. torch's exporter uses them to share equal constants."""
     while value is not None and (maker := value.producer()) is not None and maker.op_type == "Identity":
         value = maker.inputs[0]
     return value
 
 
 def _between(value: ir.Value, rewriter: Rewriter) -> tuple[float, float]:
-    """The least and the largest number of a value, as far as the operators before it determine them."""
+    """The lowest and the highest possible number of a value, as far as the operators before it determine them."""
     node = value.producer()
     if node is None or node.domain:
         return -math.inf, math.inf
@@ -365,20 +367,20 @@ CODES = {
     ir.DataType.INT16: (-(1 << 15), (1 << 15) - 1), ir.DataType.UINT16: (0, (1 << 16) - 1),
     ir.DataType.INT32: (-(1 << 31), (1 << 31) - 1),
 }  # fmt: skip
-"""Type of codes -> the least and the largest."""
+"""Type of codes -> the lowest and the highest code."""
 
 Rewrite = Callable[[Rewriter, ir.Node], bool]
-"""Rewrites a node. Says whether it could; if not, the node stays, and ncnn has no layer for it."""
+"""A function that rewrites a node. It returns False if it cannot; the node then stays, and the conversion fails."""
 REWRITES: dict[tuple[str, str], Rewrite] = {}
 """(domain, operator) -> the function that rewrites it; :mod:`.dequantizing` fills it."""
 
 
 def rewrites(*operators: str, domain: str = "") -> Callable[[Rewrite], Rewrite]:
-    """Register a function as that of these operators; those of Microsoft's domain also without a domain."""
+    """Register a function for these operators. Operators of Microsoft's domain are also registered without a domain."""
 
     def register(function: Rewrite) -> Rewrite:
         REWRITES.update(dict.fromkeys(((domain, name) for name in operators), function))
-        if domain == MICROSOFT:  # tools write some of them without a domain
+        if domain == MICROSOFT:  # some tools write these operators without a domain
             REWRITES.update(dict.fromkeys((("", name) for name in operators if ("", name) not in REWRITES), function))
         return function
 

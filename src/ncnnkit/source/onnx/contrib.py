@@ -1,4 +1,4 @@
-"""Operators of the domain com.microsoft: what ONNX Runtime's own optimiser writes into a file."""
+"""Operators of the domain com.microsoft, which ONNX Runtime's optimiser writes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def gelu(node: Node) -> None:
 
 @operator("QuickGelu", domain=_DOMAIN)
 def quick_gelu(node: Node) -> None:
-    """x * sigmoid(alpha * x)."""
+    """Write x * sigmoid(alpha * x)."""
     x = node.blob(0)
     scaled = node.emit("BinaryOp", [x], x.shape, op_type=2, with_scalar=1, b=float(node.attr("alpha", 1.702)))
     gate = node.emit("Sigmoid", [scaled], x.shape)
@@ -40,10 +40,10 @@ def quick_gelu(node: Node) -> None:
 
 @operator("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=_DOMAIN)
 def skip_layer_norm(node: Node) -> None:
-    """LayerNorm, or RMSNorm, of a sum, which is handed out, too."""
+    """Write a LayerNorm or RMSNorm of a sum. The sum is an output, too."""
     plain = node.op == "SkipLayerNormalization"
     if node.is_read(1) or node.is_read(2):
-        raise Unsupported("hands out its mean")
+        raise Unsupported("returns its mean")
     found = combine(node, 0, _operand(node, 0), _operand(node, 1))
     last = 4 if plain else 3
     if node.has(last):
@@ -57,7 +57,7 @@ def skip_layer_norm(node: Node) -> None:
 
 @operator("FusedConv", domain=_DOMAIN)
 def fused_convolution(node: Node) -> None:
-    """A Conv, a sum, and an activation after it."""
+    """Write a Conv, perhaps an addition, and an activation."""
     kind, params = str(node.attr("activation", "")), [float(p) for p in node.attr("activation_params", ())]
     layers: dict[str, tuple[str, tuple[str, ...]]] = {
         "": ("", ()), "Relu": ("ReLU", ()), "LeakyRelu": ("ReLU", ("slope",)), "Clip": ("Clip", ("min", "max")),
@@ -77,7 +77,7 @@ def fused_convolution(node: Node) -> None:
 @operator("FusedMatMul", domain=_DOMAIN)
 def fused_matmul(node: Node) -> None:
     if node.attr("transBatchA", 0) or node.attr("transBatchB", 0):
-        raise Unsupported("transposes the axes of its batch")
+        raise Unsupported("transposes batch axes")
     a, b = node.shape(0), node.shape(1)
     if len(a) != len(b) or a[:-2] != b[:-2] or len(a) < 2:
         raise Unsupported(f"multiplies {list(a)} by {list(b)}")
@@ -95,12 +95,12 @@ def fused_matmul(node: Node) -> None:
 
 @operator("MultiHeadAttention", domain=_DOMAIN)
 def multi_head_attention(node: Node) -> None:
-    """Attention of (batch, places, heads * size); biases of query, key and value as one."""
+    """Write attention of (batch, sequence, heads * size). The biases of query, key and value are one input."""
     shapes = [node.shape(i) if node.has(i) else () for i in range(3)]
     if any(len(shape) != 3 for shape in shapes) or any(node.has(i) for i in (4, 6, 7)):
-        raise Unsupported("has packed inputs, a padding mask, or keys of earlier runs")
+        raise Unsupported("has packed inputs, a padding mask, or cached keys")
     if any(node.is_read(i) for i in range(1, node.outputs)) or node.attr("unidirectional", 0):
-        raise Unsupported("hands out its keys, or looks back only")
+        raise Unsupported("returns its keys, or is causal")
     heads, batch = int(node.attr("num_heads")), shapes[0][0]
     parts = [_operand(node, i) for i in range(3)]
     if node.has(3):
@@ -115,9 +115,9 @@ def multi_head_attention(node: Node) -> None:
 
 @operator("Attention", domain=_DOMAIN)
 def packed_attention(node: Node) -> None:
-    """The products with the weights of query, key and value, which lie beside each other, and attention."""
+    """Write the projections of query, key and value, whose weights are one matrix, and attention."""
     if any(node.has(i) for i in (3, 4, 5, 6)) or node.is_read(1) or node.attr("unidirectional", 0):
-        raise Unsupported("has a mask, or keys of earlier runs")
+        raise Unsupported("has a mask, or cached keys")
     batch, places, width = node.shape(0)
     heads = int(node.attr("num_heads"))
     weight = node.needed_constant(1, "weights").T
@@ -132,8 +132,8 @@ def packed_attention(node: Node) -> None:
 
 @operator("RotaryEmbedding", domain=_DOMAIN)
 def rotary_embedding(node: Node) -> None:
-    """ONNX's own has the places last."""
-    places = node.needed_constant(1, "places")
+    """Write a rotary embedding. In ONNX's own operator, the positions are the last input; here they are the second."""
+    places = node.needed_constant(1, "positions")
     count = node.shape(0)[2 if len(node.shape(0)) == 4 else 1]
     if places.size == 1:
         places = int(places.reshape(-1)[0]) + np.arange(count)[None]

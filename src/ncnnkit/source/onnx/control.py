@@ -1,7 +1,7 @@
-"""Control flow, resolved: the branch that is taken, and the steps of a loop one after the other.
+"""Resolves control flow: inlines the branch of an If that is taken, and unrolls loops.
 
-ncnn has no control flow. A condition that does not depend on the network's inputs is known before it runs, and so is
-how often most loops run. What is left after that depends on the inputs.
+ncnn has no control flow. If a condition or a number of steps does not depend on the network's inputs, it is known
+before the network runs. Control flow that depends on the inputs remains.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from .weights import hold
 Array = NDArray[Any]
 
 MOST_STEPS = 64
-"""A loop of more steps is not unrolled: the network would be mostly copies."""
+"""A loop with more steps is not unrolled, because the network would have too many layers."""
 
 RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
-"""Operators with results that do not depend on the values of inputs."""
+"""Operators with random results. They are not constant, even if they have no inputs."""
 
 
 def resolve(graph: ir.Graph, constants: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Put the taken branch of every If, and the steps of every Loop and Scan, in its place.
+    """Replace every If by the branch that is taken, and every Loop and Scan by its steps.
 
-    Only nodes of the graph itself are looked at: those inside a branch or a step come up once it is in its place.
+    Only nodes of the graph itself are replaced. Control flow inside a branch or a step is resolved by the next call.
 
     Args:
-        graph: is changed.
-        constants: the values that are known.
-        shapes: those of all values that have one.
+        graph: it is changed.
+        constants: name -> value that does not depend on the inputs.
+        shapes: name -> shape of each value that has one.
 
     Returns:
-        Whether anything changed. Shapes and constants must then be found again.
+        Whether anything changed. Shapes and constants must then be computed again.
     """
     found = False
     for node in list(graph):
@@ -55,7 +55,7 @@ def resolve(graph: ir.Graph, constants: Mapping[str, Array], shapes: Mapping[str
 
 
 class _Place:
-    """A node with control flow, and what is known where it stands."""
+    """A node with control flow, with its graph and the known shapes and constants."""
 
     def __init__(
         self, graph: ir.Graph, node: ir.Node, constants: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]
@@ -75,18 +75,18 @@ class _Place:
         return list(default) if given is None else [int(number) for number in given.as_ints()]
 
     def hold(self, array: Array, name: str) -> ir.Value:
-        """A constant as a value of the graph."""
+        """A new constant of the graph."""
         return hold(self.graph, array, f"{self.node.name or self.node.op_type}/{name}")
 
     def add(self, operator: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
-        """The result of a new node before this one."""
+        """Insert a new node before this one, and return its output."""
         made = ir.node(operator, inputs=list(inputs), attributes=attributes)
         self.graph.insert_before(self.node, made)
         self._made.update(made.outputs)
         return made.outputs[0]
 
     def put(self, body: ir.Graph, inputs: Sequence[ir.Value]) -> list[ir.Value]:
-        """Move the nodes of a graph before this node, fed with these values; returns its outputs."""
+        """Move the nodes of a subgraph before this node, and connect its inputs to these values. Return its outputs."""
         results = list(body.outputs)
         body.outputs.clear()
         nodes = list(body)
@@ -98,7 +98,7 @@ class _Place:
         return [given.get(value, value) for value in results]
 
     def own(self, body: ir.Graph) -> ir.Graph:
-        """The body of this node, without weights of its own: they become weights of the graph, once for all steps."""
+        """The subgraph of this node after moving its initializers to the graph, so that all steps share them."""
         for value in list(body.initializers.values()):
             del body.initializers[str(value.name)]
             while value.name in self.graph.initializers:
@@ -107,7 +107,7 @@ class _Place:
         return body
 
     def joined(self, parts: Sequence[ir.Value], axis: int) -> ir.Value:
-        """Values of one shape, joined along a new axis."""
+        """Stack values of the same shape along a new axis."""
         if self.graph.opset_imports.get("", 1) < 13:
             rows = [self.add("Unsqueeze", part, axes=[axis]) for part in parts]
         else:
@@ -116,12 +116,12 @@ class _Place:
         return self.add("Concat", *rows, axis=axis)
 
     def replace(self, results: Sequence[ir.Value]) -> None:
-        """Take the node away: who read its outputs reads these values."""
+        """Remove the node. Readers of its outputs read these values instead."""
         names = [value.name for value in self.node.outputs]
         ir.convenience.replace_all_uses_with(list(self.node.outputs), list(results), replace_graph_outputs=True)
         self.graph.remove(self.node, safe=True)
         for value, name in zip(results, names):
-            if value in self._made:  # a value from outside keeps its name
+            if value in self._made:  # values from outside keep their names
                 value.name = name
 
 
@@ -133,7 +133,7 @@ def _branch(at: _Place) -> list[ir.Value] | None:
 
 
 def _loop(at: _Place) -> list[ir.Value] | None:
-    """A Loop with a number of steps that does not depend on the inputs."""
+    """Unroll a Loop. None if its number of steps depends on the inputs or is too large."""
     body = at.node.attributes["body"].as_graph()
     carried = [value for value in at.node.inputs[2:] if value is not None]
     collects = len(body.outputs) - 1 > len(carried)
@@ -152,7 +152,7 @@ def _loop(at: _Place) -> list[ir.Value] | None:
 
 
 def _steps(at: _Place, body: ir.Graph) -> int | None:
-    """The number of steps of a Loop, or one above MOST_STEPS; None if it depends on the inputs."""
+    """The number of steps of a Loop, or a number above MOST_STEPS; None if it depends on the inputs."""
     most, goes_on = at.constant(0), at.constant(1)
     if (at.has(0) and most is None) or (at.has(1) and goes_on is None):
         return None
@@ -177,10 +177,10 @@ def _steps(at: _Place, body: ir.Graph) -> int | None:
 
 
 def _independent(at: _Place, body: ir.Graph) -> tuple[ReferenceEvaluator, list[int]] | None:
-    """What decides whether a Loop goes on, and the places of the carried values that it reads.
+    """The part of a Loop's body that computes its condition, and the indices of the carried values that it reads.
 
-    It takes the number of the step, the condition and these values, and answers with the next condition and the next
-    values. None where something of that depends on the network's inputs.
+    The part takes the number of the step, the condition and these values. It returns the next condition and the next
+    values. None if the condition depends on the network's inputs.
     """
     places = [place for place in range(len(body.inputs) - 2) if at.constant(2 + place) is not None]
     while True:
@@ -217,7 +217,7 @@ def _independent(at: _Place, body: ir.Graph) -> tuple[ReferenceEvaluator, list[i
 
 
 def _goes_on(body: ir.Graph) -> bool:
-    """Whether the condition that a Loop's body hands out is the one it gets, or always true."""
+    """Whether a Loop's body returns its condition unchanged, or always returns true."""
     condition: ir.Value | None = body.outputs[0]
     while condition is not None:
         if condition is body.inputs[1]:
@@ -230,13 +230,13 @@ def _goes_on(body: ir.Graph) -> bool:
 
 
 def _scan(at: _Place) -> list[ir.Value] | None:
-    """A Scan: its steps are the places of an axis, so their number is known."""
+    """Unroll a Scan. Its steps are the indices of an axis, so their number is known."""
     body = at.node.attributes["body"].as_graph()
     read = int(at.node.attributes["num_scan_inputs"].as_int())
     values = [value for value in at.node.inputs if value is not None]
     carried, scanned = values[: len(values) - read], values[len(values) - read :]
     if at.graph.opset_imports.get("", 1) < 9 or any(value.name not in at.shapes for value in scanned):
-        return None  # before opset 9 a Scan had a batch axis
+        return None  # before opset 9, a Scan had a batch axis
     written = len(body.outputs) - len(carried)
     axes = at.numbers("scan_input_axes", [0] * read)
     backwards = at.numbers("scan_input_directions", [0] * read)
@@ -263,4 +263,4 @@ def _scan(at: _Place) -> list[ir.Value] | None:
 
 
 _RESOLVED = {"If": _branch, "Loop": _loop, "Scan": _scan}
-"""Operator -> the function that puts its nodes in its place, and returns its outputs; None if it cannot."""
+"""Operator -> function that inserts the nodes that replace it, and returns their outputs; None if it cannot."""

@@ -1,7 +1,7 @@
-"""Where to end a network that ncnn cannot compute completely.
+"""Finds where to end a network that ncnn cannot compute completely.
 
-Detectors end in a TopK or a NonMaxSuppression, others in an ArgMax; ncnn has no layers for these. Such a network is
-cut: its outputs are then the tensors that the rest is computed from. The names of the operators of the rest are kept.
+Detectors end in a TopK or a NonMaxSuppression, other networks in an ArgMax. ncnn has no layers for these. Such a
+network is cut: its new outputs are the tensors that the remaining operators, the *tail*, read.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .reading import Reading, fed
 from .weights import hold
 
 LEAST_KEPT = 0.5
-"""The share of the nodes with weights that must stay before the cut."""
+"""The least share of the nodes with weights that must be before the cut."""
 
 _WEIGHTED = frozenset(("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul", "Einsum", "RNN", "GRU", "LSTM"))
 
 VIEWS = frozenset(("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
-"""Operators that move values and change none."""
+"""Operators that move values without changing them."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Cut:
     """Where a network ends.
 
     Attributes:
-        outputs: names of the values that are its outputs, in the order of the original.
-        tail: the operators that come after it, in their order.
-        causes: the operators in ``tail`` that ncnn cannot compute.
-        weighted: how many operators in ``tail`` have weights: a second stage of the network.
+        outputs: names of the values that become the outputs, in the order of the original.
+        tail: types of the operators after the cut, in order.
+        causes: types of the operators in ``tail`` that ncnn cannot compute.
+        weighted: the number of operators in ``tail`` with weights. They are a second stage of the network.
     """
 
     outputs: tuple[str, ...]
@@ -47,20 +47,20 @@ class Cut:
 
 
 def find_cut(reading: Reading, *, latest: bool = False, whole: bool = False) -> Cut | None:
-    """The smallest set of tensors that the part which ncnn cannot compute is computed from.
+    """Find the smallest set of tensors from which the part that ncnn cannot compute is computed.
 
-    No node with weights that ncnn can compute, and whose results an output depends on, comes after the cut. Among sets
-    of one size it is the last one, so that ncnn computes as much as it can.
+    All nodes with weights that ncnn can compute, and that an output depends on, come before the cut. Among sets of the
+    same size, the last one is taken, so that ncnn computes as much as it can.
 
     Args:
         reading: the model.
-        latest: the last tensors that ncnn can compute, however many these are. Views of one tensor count once.
-        whole: the tensors must tell the model's own outputs as well. By default outputs that ncnn can compute stay
-            outputs: a detector may give its scores, and only the labels need an ArgMax.
+        latest: take the last tensors that ncnn can compute, in any number. Views of one tensor count once.
+        whole: the model's own outputs must be computable from the tensors, too. By default, outputs that ncnn can
+            compute stay outputs: in a detector, perhaps only the labels need an ArgMax, and the scores do not.
 
     Returns:
-        None if ncnn can compute the whole network, and where the cut would leave too little of it: fewer than half of
-        the nodes with weights. An unsupported operator is then in the middle of the network.
+        None if ncnn can compute the whole network. Also None if fewer than half of the nodes with weights would remain,
+        because an unsupported operator is in the middle of the network.
     """
     nodes = _computing(reading)
     causes = _cannot(reading, nodes)
@@ -102,10 +102,10 @@ def cut_at(reading: Reading, outputs: Sequence[str], where: str = "") -> Cut:
 
 
 def cut_model(reading: Reading, cut: Cut) -> ir.Model:
-    """The model that ends at a cut. Inputs that only its tail reads are gone. ``reading.model`` is changed.
+    """The part of a model before a cut, without inputs that only the tail reads. ``reading.model`` is changed.
 
-    What is constant for the shapes of the inputs becomes a weight: the shape of a tensor in the tail may be read before
-    the cut.
+    Values that are constant for the given input shapes become initializers, because nodes before the cut may read the
+    shape of a tensor in the tail.
     """
     graph = reading.model.graph
     needed = needed_for(_computing(reading), cut.outputs)
@@ -125,7 +125,7 @@ def _as_weight(reading: Reading, name: str) -> ir.Value:
 
 
 def may_need_cut(model: ir.Model) -> bool:
-    """Whether a model has operators that ncnn may be unable to compute. Cheap: nothing is run."""
+    """Whether a model has operators that ncnn may be unable to compute. This is fast, because nothing is run."""
     return any(node.op_type in HINTS or node.domain not in ("", "ai.onnx") for node in model.graph.all_nodes())
 
 
@@ -133,12 +133,12 @@ def may_need_cut(model: ir.Model) -> bool:
 
 
 def _computing(reading: Reading) -> list[ir.Node]:
-    """The nodes with results that depend on the inputs, in the order of the model."""
+    """The nodes whose results depend on the inputs, in the order of the model."""
     return [node for node in reading.model.graph if not all(value.name in reading.constants for value in node.outputs)]
 
 
 def _cannot(reading: Reading, nodes: Iterable[ir.Node]) -> list[ir.Node]:
-    """The nodes that ncnn cannot compute, although it can compute what they read. Found by trying each."""
+    """The nodes that ncnn cannot compute although it can compute their inputs. Found by lowering each node."""
     lowering = Lowering(reading)
     for index, value in enumerate(fed(reading.model.graph)):
         lowering.feed(str(value.name), f"in{index}")
@@ -164,7 +164,7 @@ def _after(nodes: Sequence[ir.Node], causes: Iterable[ir.Node]) -> set[ir.Node]:
 
 
 def needed_for(nodes: Sequence[ir.Node], outputs: Iterable[str]) -> set[ir.Node]:
-    """The nodes that some values are computed with."""
+    """The nodes that are needed to compute some values."""
     names, found = set(outputs), set()
     for node in reversed(nodes):
         if not names.isdisjoint(str(value.name) for value in node.outputs):
@@ -174,7 +174,7 @@ def needed_for(nodes: Sequence[ir.Node], outputs: Iterable[str]) -> set[ir.Node]
 
 
 def reads(node: ir.Node) -> Iterator[str]:
-    """The names of the values that a node reads; a Loop or an If reads those that its body takes from outside, too."""
+    """The names of the values that a node reads, including those that its subgraphs read from outside."""
     yield from (str(value.name) for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
         bodies = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else []
@@ -201,14 +201,14 @@ def _leaves_enough(reading: Reading, before: Sequence[ir.Node], nodes: Sequence[
 def _smallest(
     reading: Reading, before: Sequence[ir.Node], known: Iterable[str], wanted: set[str], *, views_only: bool
 ) -> set[str]:
-    """The fewest values from which the wanted ones can be computed without weights; the last ones among as few.
+    """The smallest set of values from which the wanted values can be computed without weights; the last such set.
 
     Args:
         reading: the model.
         before: the nodes that ncnn can compute.
-        known: values that are outputs already, so that nothing that follows from them is needed.
-        wanted: what the other nodes read.
-        views_only: compute the wanted ones by nodes that move values and change none.
+        known: values that are outputs already. Nothing that is computed from them alone is needed.
+        wanted: the values that the other nodes read.
+        views_only: compute the wanted values only by nodes that move values without changing them.
     """
     weights = any(_has_weights(reading, node) for node in before)
     leads_to_weights: set[str] = set()
@@ -229,14 +229,14 @@ _End = tuple[str, str]
 
 
 def _vertex_cut(made: Mapping[str, Sequence[str]], wanted: set[str]) -> set[str]:
-    """The fewest values that every path to a wanted one goes through, as near to the wanted ones as can be.
+    """The minimum vertex cut between the sources and the wanted values. Of several, the one nearest to the wanted ones.
 
-    It is a minimum vertex cut by the method of Ford and Fulkerson: one path may go through a value, from its end "in"
-    to its end "out", and any number between two values.
+    It is computed by the method of Ford and Fulkerson. The edge from the end "in" to the end "out" of a value has the
+    capacity 1; edges between values have infinite capacity.
 
     Args:
-        made: value -> what it is computed from; nothing where paths begin. What is not among its keys is known anyway.
-        wanted: where paths end.
+        made: value -> the values that it is computed from; empty for a source. Values that are not keys are known.
+        wanted: the values at which paths end.
     """
     onward: dict[_End, set[_End]] = {(end, name): set() for name in made for end in ("in", "out")}
     for name, from_ in made.items():
@@ -247,12 +247,12 @@ def _vertex_cut(made: Mapping[str, Sequence[str]], wanted: set[str]) -> set[str]
     begins, ends = [("in", name) for name, from_ in made.items() if not from_], {("out", name) for name in wanted}
     while path := _path(onward, begins, ends):
         for at, to in pairwise(path):
-            if at[1] == to[1]:  # through a value: once, and then only back
+            if at[1] == to[1]:  # through a value: the edge is used up, and can only be undone
                 onward[at].remove(to)
                 onward[to].add(at)
             elif at[0] == "out":
                 onward[to].add(at)
-            else:  # back between two values: what went there goes another way
+            else:  # back between two values: undo the flow on that edge
                 onward[at].remove(to)
     back: dict[_End, set[_End]] = {end: set() for end in onward}
     for at, follows in onward.items():
@@ -263,7 +263,7 @@ def _vertex_cut(made: Mapping[str, Sequence[str]], wanted: set[str]) -> set[str]
 
 
 def _path(onward: Mapping[_End, set[_End]], begins: Iterable[_End], ends: set[_End]) -> list[_End]:
-    """The shortest way to one of the ends; empty if there is none."""
+    """A shortest path to one of the ends; empty if there is none."""
     came = _reachable(onward, begins)
     end = next((at for at in came if at in ends), None)
     path: list[_End] = []
@@ -274,7 +274,7 @@ def _path(onward: Mapping[_End, set[_End]], begins: Iterable[_End], ends: set[_E
 
 
 def _reachable(onward: Mapping[_End, set[_End]], begins: Iterable[_End]) -> dict[_End, _End | None]:
-    """What can be reached, the nearest first, and from where."""
+    """Reachable node -> its predecessor, in breadth-first order."""
     came: dict[_End, _End | None] = dict.fromkeys(begins)
     queue = list(came)
     for at in queue:

@@ -1,6 +1,6 @@
-"""Quantised operators in floating point: one function for each, or for a few that are alike.
+"""Rewrites quantised operators in floating point: one function for each operator or group of similar operators.
 
-Three kinds of model have them:
+There are three kinds of quantised models:
 
 * **QDQ**: QuantizeLinear and DequantizeLinear around operators in floating point,
 * **QOperator**: operators that compute with codes, such as QLinearConv,
@@ -19,12 +19,12 @@ from .codes import CODES, MICROSOFT, Array, Coded, Grid, Rewriter, rewrites
 
 
 def _inputs(node: ir.Node, count: int) -> list[ir.Value | None]:
-    """The inputs of a node, None for those that are left out."""
+    """The first ``count`` inputs of a node; None for inputs that are left out."""
     return [*node.inputs, *[None] * count][:count]
 
 
 def _kept(node: ir.Node, *left_out: str) -> dict[str, Any]:
-    """The attributes of a node, less some."""
+    """The attributes of a node, without some."""
     return {name: attribute for name, attribute in node.attributes.items() if name not in left_out}
 
 
@@ -32,7 +32,7 @@ def _kept(node: ir.Node, *left_out: str) -> dict[str, Any]:
 
 
 def _linear_grid(rewriter: Rewriter, node: ir.Node) -> Grid | None:
-    """The grid of a QuantizeLinear or DequantizeLinear."""
+    """The quantisation parameters of a QuantizeLinear or DequantizeLinear."""
     _, scale, zero = _inputs(node, 3)
     kind = None
     if zero is None and node.op_type == "QuantizeLinear":
@@ -44,17 +44,17 @@ def _linear_grid(rewriter: Rewriter, node: ir.Node) -> Grid | None:
     )
 
 
-@rewrites("QuantizeLinear", domain=MICROSOFT)  # older files write it there, too
+@rewrites("QuantizeLinear", domain=MICROSOFT)  # older files use this domain
 def _quantize(rewriter: Rewriter, node: ir.Node) -> bool:
     grid, numbers = _linear_grid(rewriter, node), node.inputs[0]
     if grid is None or numbers is None:
         return False
     array = rewriter.constant(numbers)
     if array is None:
-        rewriter.becomes(node.outputs[0], numbers, grid, node)
+        rewriter.set_numbers(node.outputs[0], numbers, grid, node)
         return True
     made = rewriter.hold_codes(grid.codes(array), grid, str(numbers.name))
-    rewriter.stands[node.outputs[0]] = Coded(made, grid)
+    rewriter.coded[node.outputs[0]] = Coded(made, grid)
     return True
 
 
@@ -66,7 +66,7 @@ def _dequantize(rewriter: Rewriter, node: ir.Node) -> bool:
     numbers = rewriter.numbers(codes, grid, node)
     for user, place in list(node.outputs[0].uses()):
         rewriter.read[user, place] = grid
-    rewriter.answer(node.outputs[0], numbers)
+    rewriter.replace_uses(node.outputs[0], numbers)
     return True
 
 
@@ -74,21 +74,21 @@ def _dequantize(rewriter: Rewriter, node: ir.Node) -> bool:
 
 
 def _coded(rewriter: Rewriter, node: ir.Node, place: int, axis: int = 0) -> Coded | None:
-    """What an operator's input stands for that is given as codes, scale and zero point."""
+    """The dequantised form of an input that is given as codes, scale and zero point."""
     codes, scale, zero = (*node.inputs[place : place + 3], None)[:3]
     grid = rewriter.grid(scale, zero, axis)
     return None if grid is None or codes is None else Coded(rewriter.numbers(codes, grid, node), grid)
 
 
-def _answers(rewriter: Rewriter, node: ir.Node, made: ir.Node, scale: ir.Value | None, zero: ir.Value | None) -> bool:
-    """The codes that a node hands out stand for what ``made`` computes; numbers where no scale is given."""
+def _finish(rewriter: Rewriter, node: ir.Node, made: ir.Node, scale: ir.Value | None, zero: ir.Value | None) -> bool:
+    """Let ``made`` compute the numbers of a node's output. If no scale is given, the output is in floating point."""
     if scale is None:
-        rewriter.answer(node.outputs[0], made.outputs[0])
+        rewriter.replace_uses(node.outputs[0], made.outputs[0])
         return True
     grid = rewriter.grid(scale, zero)
     if grid is None:
         return False
-    rewriter.becomes(node.outputs[0], made.outputs[0], grid, node)
+    rewriter.set_numbers(node.outputs[0], made.outputs[0], grid, node)
     return True
 
 
@@ -96,7 +96,7 @@ def _as_float(
     rewriter: Rewriter, node: ir.Node, op: str, read: Sequence[Coded | None], *more: ir.Value | None,
     attributes: dict[str, Any] | None = None,
 ) -> ir.Node:  # fmt: skip
-    """The operator in floating point, of the same name."""
+    """The operator in floating point, with the same node name."""
     made = rewriter.node(
         node,
         op,
@@ -112,7 +112,7 @@ def _as_float(
 
 
 def _biases(rewriter: Rewriter, codes: ir.Value | None, step: Array) -> list[ir.Value] | None:
-    """The values of a quantised bias; no value if there is no bias; None if it is computed."""
+    """A list with the dequantised bias; empty if there is no bias; None if the bias is not constant."""
     if codes is None:
         return []
     array = rewriter.constant(codes)
@@ -129,7 +129,7 @@ def _qlinear_conv(rewriter: Rewriter, node: ir.Node) -> bool:
     if biases is None:
         return False
     made = _as_float(rewriter, node, "Conv", [x, w], *biases, attributes=_kept(node))
-    return _answers(rewriter, node, made, node.inputs[6], node.inputs[7])
+    return _finish(rewriter, node, made, node.inputs[6], node.inputs[7])
 
 
 @rewrites("QLinearMatMul")
@@ -137,7 +137,7 @@ def _qlinear_matmul(rewriter: Rewriter, node: ir.Node) -> bool:
     a, b = _coded(rewriter, node, 0), _coded(rewriter, node, 3, axis=-1)
     if a is None or b is None:
         return False
-    return _answers(rewriter, node, _as_float(rewriter, node, "MatMul", [a, b]), node.inputs[6], node.inputs[7])
+    return _finish(rewriter, node, _as_float(rewriter, node, "MatMul", [a, b]), node.inputs[6], node.inputs[7])
 
 
 @rewrites("QGemm", domain=MICROSOFT)
@@ -151,26 +151,26 @@ def _qgemm(rewriter: Rewriter, node: ir.Node) -> bool:
     if biases is None:
         return False
     made = _as_float(rewriter, node, "Gemm", [a, b], *biases, attributes=_kept(node))
-    return _answers(rewriter, node, made, scale, zero)
+    return _finish(rewriter, node, made, scale, zero)
 
 
-_ALIKE = {
+_ELEMENTWISE = {
     "QLinearAdd": ("Add", 2), "QLinearMul": ("Mul", 2),
     "QLinearSigmoid": ("Sigmoid", 1), "QLinearLeakyRelu": ("LeakyRelu", 1), "QLinearSoftmax": ("Softmax", 1),
     "QLinearAveragePool": ("AveragePool", 1), "QLinearGlobalAveragePool": ("GlobalAveragePool", 1),
     "QLinearReduceMean": ("ReduceMean", 1),
 }  # fmt: skip
-"""Operator -> the one in floating point, and how many inputs it has."""
+"""Quantised operator -> the operator in floating point, and its number of inputs."""
 
 
-@rewrites(*_ALIKE, domain=MICROSOFT)
+@rewrites(*_ELEMENTWISE, domain=MICROSOFT)
 def _qlinear(rewriter: Rewriter, node: ir.Node) -> bool:
-    op, count = _ALIKE[node.op_type]
+    op, count = _ELEMENTWISE[node.op_type]
     read = [_coded(rewriter, node, 3 * index) for index in range(count)]
     if not all(read) or node.attributes.get_int("channels_last", 0) != 0 or node.attributes.get_int("opset", 13) < 13:
         return False
     made = _as_float(rewriter, node, op, read, attributes=_kept(node, "channels_last", "opset"))
-    return _answers(rewriter, node, made, *_inputs(node, 3 * count + 2)[3 * count :])
+    return _finish(rewriter, node, made, *_inputs(node, 3 * count + 2)[3 * count :])
 
 
 @rewrites("QLinearConcat", domain=MICROSOFT)
@@ -179,7 +179,7 @@ def _qlinear_concat(rewriter: Rewriter, node: ir.Node) -> bool:
     if not all(parts):
         return False
     made = _as_float(rewriter, node, "Concat", parts, attributes=_kept(node))
-    return _answers(rewriter, node, made, node.inputs[0], node.inputs[1])
+    return _finish(rewriter, node, made, node.inputs[0], node.inputs[1])
 
 
 @rewrites("QLinearWhere", domain=MICROSOFT)
@@ -189,7 +189,7 @@ def _qlinear_where(rewriter: Rewriter, node: ir.Node) -> bool:
         return False
     made = _as_float(rewriter, node, "Where", [None, x, y])
     made.replace_input_with(0, node.inputs[0])
-    return _answers(rewriter, node, made, *_inputs(node, 9)[7:])
+    return _finish(rewriter, node, made, *_inputs(node, 9)[7:])
 
 
 # -------------------------------------------------------------------------------------------------------------- dynamic
@@ -197,13 +197,13 @@ def _qlinear_where(rewriter: Rewriter, node: ir.Node) -> bool:
 
 @rewrites("DynamicQuantizeLinear")
 def _dynamic(rewriter: Rewriter, node: ir.Node) -> bool:
-    """Its scale becomes 1 and its zero point 0, because the operators that follow multiply by the scale."""
+    """Set its scale to 1 and its zero point to 0. The operators that follow multiply by the scale."""
     numbers = node.inputs[0]
     assert numbers is not None
     codes, scale, zero = node.outputs
-    rewriter.answer(scale, rewriter.hold(np.array(1, np.float32), str(scale.name)))
-    rewriter.answer(zero, rewriter.hold(np.array(0, np.uint8), str(zero.name)))
-    rewriter.stands[codes] = Coded(numbers, Grid(np.array(1.0), np.array(0), 0, 255))
+    rewriter.replace_uses(scale, rewriter.hold(np.array(1, np.float32), str(scale.name)))
+    rewriter.replace_uses(zero, rewriter.hold(np.array(0, np.uint8), str(zero.name)))
+    rewriter.coded[codes] = Coded(numbers, Grid(np.array(1.0), np.array(0), 0, 255))
     for user, _ in codes.uses():
         rewriter.dynamic.add(user)
     return True
@@ -217,11 +217,11 @@ def _integer_operand(
     axis: int,
     scale: Array | None = None,
 ) -> ir.Value | None:
-    """Codes less their zero point, as numbers; times a scale, where one is known."""
+    """Codes minus their zero point, in floating point, times the scale if it is known."""
     if value is None:
         return None
-    if value in rewriter.stands and node in rewriter.dynamic:
-        return rewriter.stands[value].numbers
+    if value in rewriter.coded and node in rewriter.dynamic:
+        return rewriter.coded[value].numbers
     zeros = np.array(0) if zero is None else rewriter.constant(zero)
     if zeros is None:
         return None
@@ -237,7 +237,7 @@ def _integer_operand(
 
 
 def _scale_after(rewriter: Rewriter, node: ir.Node) -> tuple[list[ir.Node], Array]:
-    """The Cast and the Mul by a constant that follow an integer product, and the constant; nothing and 1 without."""
+    """The Cast and the Mul by a constant after an integer product, and the constant. ([], 1) if there are none."""
     casts = [user for user, _ in node.outputs[0].uses()]
     if len(casts) != 1 or casts[0].op_type != "Cast" or node.outputs[0] in rewriter.graph.outputs:
         return [], np.ones(())
@@ -250,7 +250,7 @@ def _scale_after(rewriter: Rewriter, node: ir.Node) -> tuple[list[ir.Node], Arra
 
 
 def _constant_product(rewriter: Rewriter, value: ir.Value | None) -> Array | None:
-    """A constant, or the product of two: the scale of an input, which is now 1, times that of the weights."""
+    """A constant, or the product of two constants: the scale of the input, which is now 1, and that of the weights."""
     found = rewriter.constant(value)
     if found is not None or value is None:
         return found
@@ -267,7 +267,7 @@ def _integer(rewriter: Rewriter, node: ir.Node) -> bool:
     after, scale = _scale_after(rewriter, node)
     axis = -1 if node.op_type == "MatMulInteger" else 0
     weight = rewriter.constant(b)
-    # A scale for each output channel stands where that axis is in the product: last, or before the sides of an image.
+    # Per-channel scales lie along the output channels of the product: the last axis, or the axis before the image.
     along = () if weight is None else scale.shape[axis if axis else 1 - weight.ndim :][:1]
     folds = weight is not None and (scale.size == 1 or (scale.size,) == along == (weight.shape[axis],))
     one = _integer_operand(rewriter, node, a, a_zero, 0)
@@ -279,7 +279,7 @@ def _integer(rewriter: Rewriter, node: ir.Node) -> bool:
     rewriter.dynamic.add(made)
     ends = after if folds else after[:1]
     last = ends[-1].outputs[0] if ends else node.outputs[0]
-    rewriter.answer(last, made.outputs[0])
+    rewriter.replace_uses(last, made.outputs[0])
     return True
 
 
@@ -298,7 +298,7 @@ def _matmul_to_float(rewriter: Rewriter, node: ir.Node) -> bool:
     if one is None or two is None or a is None:
         return False
     grid = rewriter.grid(a_scale, a_zero)
-    left = rewriter.stands[a].numbers if a in rewriter.stands and node in rewriter.dynamic else None
+    left = rewriter.coded[a].numbers if a in rewriter.coded and node in rewriter.dynamic else None
     if left is None and grid is not None:
         left = rewriter.numbers(a, grid, node)
     weight = _integer_operand(rewriter, node, b, b_zero, -1, two)
@@ -310,13 +310,13 @@ def _product(rewriter: Rewriter, node: ir.Node, a: ir.Value, b: ir.Value, bias: 
     rewriter.dynamic.add(made)
     if bias is not None:
         made = rewriter.node(node, "Add", [made.outputs[0], bias])
-    rewriter.answer(node.outputs[0], made.outputs[0])
+    rewriter.replace_uses(node.outputs[0], made.outputs[0])
     return True
 
 
 @rewrites("DynamicQuantizeLSTM", domain=MICROSOFT)
 def _dynamic_lstm(rewriter: Rewriter, node: ir.Node) -> bool:
-    """Its weights are (directions, inputs, 4 * hidden): those of an LSTM are transposed."""
+    """Rewrite it as LSTM. Its weights are (directions, inputs, 4 * hidden), those of LSTM are transposed."""
     x, w, r, bias, lengths, h, c, p, w_scale, w_zero, r_scale, r_zero = _inputs(node, 12)
     weights = []
     for codes, scale, zero in ((w, w_scale, w_zero), (r, r_scale, r_zero)):
@@ -337,5 +337,5 @@ def _dynamic_lstm(rewriter: Rewriter, node: ir.Node) -> bool:
     node.name = f"{node.name}/codes"
     rewriter.dynamic.add(made)
     for old, new in zip(node.outputs, made.outputs):
-        rewriter.answer(old, new)
+        rewriter.replace_uses(old, new)
     return True

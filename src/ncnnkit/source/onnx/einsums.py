@@ -1,4 +1,4 @@
-"""Products of matrices that are written as Einsum, written as MatMul: patterns then see one form."""
+"""Rewrites Einsums that are matrix products as MatMul, so that patterns need to know only one form."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import onnx_ir as ir
 
 
 def write_out(graph: ir.Graph) -> None:
-    """Replace each Einsum that is one product of matrices, of axes in any order, by Transposes and a MatMul.
+    """Replace each Einsum that is one matrix product, with axes in any order, by Transposes and a MatMul.
 
-    Other Einsums stay: those that sum over several axes, that have several axes of rows, or whose axes are not named.
+    Other Einsums stay: those that sum over several axes, that have several row axes, or that have an ellipsis.
     """
     for node in list(graph):
         if node.op_type != "Einsum" or node.domain or None in node.inputs:
@@ -21,7 +21,10 @@ def write_out(graph: ir.Graph) -> None:
 
 
 def _orders(equation: str) -> tuple[bool, list[int], list[int], list[int]] | None:
-    """Whether the factors change places, and the permutations of first and second factor and of the product."""
+    """(whether the factors are swapped, permutation of the first factor, of the second, of the product).
+
+    None if the equation is not one matrix product.
+    """
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
     plain = all(term.isalpha() and len(set(term)) == len(term) for term in (*terms, right))

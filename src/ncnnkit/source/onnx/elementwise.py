@@ -1,4 +1,4 @@
-"""Operators that work element by element: activations, and arithmetic with ONNX's broadcasting."""
+"""Elementwise operators: activations, and arithmetic with ONNX's broadcasting."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def dropout(node: Node) -> None:
 
 @operator("Cast", "CastLike")
 def cast(node: Node) -> None:
-    """All types are numbers to ncnn; a cast to whole numbers cuts the fraction off, one to truth values asks for 0."""
+    """Write a cast. In ncnn, all types are floats: a cast to integers truncates, a cast to booleans compares with 0."""
     x = node.blob(0)
     if node.input_kind(0) == "f" and node.output_kind() in "iu":
         x = node.emit("UnaryOp", [x], x.shape, op_type=19)
@@ -152,7 +152,7 @@ def clip(node: Node) -> None:
         bounds.append(min(max(number, -FLOAT_MAX), FLOAT_MAX))
     if bounds == [0.0, FLOAT_MAX]:
         node.gives(node.emit("ReLU", [x], x.shape))
-    elif bounds[0] > bounds[1]:  # everything is the upper bound
+    elif bounds[0] > bounds[1]:  # ONNX defines that every element then becomes the upper bound
         upper = node.emit("BinaryOp", [x], x.shape, op_type=5, with_scalar=1, b=bounds[1])
         node.gives(node.emit("BinaryOp", [upper], x.shape, op_type=4, with_scalar=1, b=bounds[1]))
     else:
@@ -187,13 +187,13 @@ def _scaled(node: Node, x: Blob, factor: float) -> Blob:
 _BINARY = {"Add": 0, "Sub": 1, "Mul": 2, "Max": 4, "Min": 5}
 """Operator -> BinaryOp's ``op_type``."""
 _REVERSED = {1: 7, 3: 8, 6: 9, 12: 13, 17: 18}
-"""``op_type`` -> that with the inputs the other way round."""
+"""``op_type`` -> the ``op_type`` with swapped inputs."""
 
 
 @operator(*_BINARY, "Sum", "Mean")
 def binary(node: Node) -> None:
     kind = _BINARY.get(node.op, 0)
-    # Constants first: two of them are one.
+    # Constants first, so that they are combined into one constant.
     order = (
         sorted(range(node.inputs), key=lambda i: node.constant(i) is None) if node.inputs > 2 else range(node.inputs)
     )
@@ -212,7 +212,7 @@ def division(node: Node) -> None:
     if node.output_kind() not in "iu":
         node.gives(computed(combine(node, 3, *((node.shape(i), operand(node, i)) for i in (0, 1)))))
         return
-    # The fraction is cut off: the quotient of the absolute values, with the signs of both.
+    # Integer division truncates: the quotient of the absolute values gets the sign of the exact quotient.
     divisor, x = _divisor(node), node.blob(0)
     above = node.emit("AbsVal", [x], x.shape)
     found = _quotient(node, (node.shape(0), above), np.abs(divisor))
@@ -224,12 +224,12 @@ def power(node: Node) -> None:
     base, exponent = node.constant(0), node.constant(1)
     alike = exponent is not None and len(set(exponent.reshape(-1).tolist())) == 1
     if not alike and (base is None or (base <= 0).any()):
-        raise Unsupported("raises what may be 0 or below to powers that are not one number: ncnn's pow is exp(y log x)")
+        raise Unsupported("raises values that may be 0 or negative to several powers: ncnn's pow is exp(y log x)")
     node.gives(computed(combine(node, _POW, *((node.shape(i), operand(node, i)) for i in (0, 1)))))
 
 
 def computed(found: tuple[Shape, Operand]) -> Blob:
-    """What was computed, as a blob."""
+    """The blob of a computed value."""
     assert isinstance(found[1], Blob)
     return found[1]
 
@@ -241,10 +241,10 @@ _LARGEST_POWER = 64
 
 
 def raised(node: Node, x: Blob, exponent: float) -> Blob:
-    """x to a power that is a number.
+    """Write x to the power of a number.
 
-    ncnn's kernels compute pow(x, y) as exp(y log x) (``sse_mathfun.h``), which is not a number for an x of 0 and below.
-    So whole exponents and their halves are products, and any other power is 0 where x is 0.
+    ncnn's kernels compute pow(x, y) as exp(y log x) (``sse_mathfun.h``), which is NaN for x <= 0. So integer exponents
+    and multiples of 0.5 become products. Any other power is set to 0 where x is 0.
     """
     if exponent < 0:
         below = x if exponent == -1 else raised(node, x, -exponent)
@@ -269,12 +269,12 @@ def raised(node: Node, x: Blob, exponent: float) -> Blob:
 
 
 def _above(node: Node, x: Blob, limit: float = 0.0) -> Blob:
-    """1 where x is above a limit, else 0."""
+    """Write 1 where x is above a limit, 0 elsewhere."""
     return node.emit("Threshold", [x], x.shape, threshold=limit)
 
 
 def operand(node: Node, index: int) -> Operand:
-    """An input: the constant, or else the blob."""
+    """An input: its array if it is constant, otherwise its blob."""
     value = node.constant(index)
     return node.blob(index) if value is None else value
 
@@ -282,17 +282,17 @@ def operand(node: Node, index: int) -> Operand:
 _OF_CONSTANTS: dict[int, Callable[[Array, Array], Array]] = {
     0: np.add, 1: np.subtract, 2: np.multiply, 3: np.divide, 4: np.maximum, 5: np.minimum,
 }  # fmt: skip
-"""BinaryOp's ``op_type`` -> the same of two constants."""
+"""BinaryOp's ``op_type`` -> numpy's function."""
 
 
 def combine(node: Node, kind: int, a: tuple[Shape, Operand], b: tuple[Shape, Operand]) -> tuple[Shape, Operand]:
-    """Two values through a BinaryOp.
+    """Write a BinaryOp of two values, with ONNX's broadcasting.
 
     Args:
         node: the node that gives the layers its name.
         kind: BinaryOp's ``op_type``.
-        a: ONNX's shape of the first value, and its blob, or the value where it is a constant.
-        b: the second one.
+        a: ONNX's shape of the first value, and its blob, or its array if it is constant.
+        b: the second value, likewise.
 
     Returns:
         ONNX's shape of the result, and its blob.
@@ -315,7 +315,7 @@ def combine(node: Node, kind: int, a: tuple[Shape, Operand], b: tuple[Shape, Ope
         return shape, node.emit("BinaryOp", [one], one.shape, op_type=kind, with_scalar=1, b=number)
     if isinstance(other, Blob) and one.shape == other.shape and shape_a == shape_b:
         return shape, node.emit("BinaryOp", [one, other], one.shape, op_type=kind)
-    # Of all blobs' shapes that compute the same, those that need the fewest Reshapes.
+    # Of all pairs of shapes with the same result, take the one that reshapes the fewest elements.
     views = min(_broadcast_views(shape_a, shape_b), key=lambda v: _reshapes(one, v[0]) + _reshapes(other, v[1]))
     left = node.lowering.view(one, views[0])
     right = (
@@ -332,7 +332,7 @@ def _reshapes(operand: Operand, shape: Shape) -> int:
 
 
 def _broadcast_views(a: Shape, b: Shape) -> list[tuple[Shape, Shape]]:
-    """Shapes of up to four axes, as many in each, under which two values broadcast as these do."""
+    """Pairs of shapes with at most four axes, under which two values broadcast in the same way."""
     rank = max(len(a), len(b))
     a, b = (1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b
     pairs = list(zip(a, b))
@@ -378,7 +378,7 @@ def logic(node: Node) -> None:
 
 @operator("Where")
 def where(node: Node) -> None:
-    """x * mask + y * (1 - mask), with what is chosen from constants put in at once; infinity counts as 1e30."""
+    """Write x * mask + y * (1 - mask). Constants are folded; in them, infinity becomes 1e30."""
     mask, shape = node.constant(0), node.out_shape()
     keep: tuple[Shape, Operand]
     drop: tuple[Shape, Operand]
@@ -405,21 +405,21 @@ def where(node: Node) -> None:
 
 
 def finite(array: Array) -> Array:
-    """A constant without infinity and NaN, which a product with 0 would keep: infinity counts as 1e30."""
+    """A constant without infinity and NaN, because their product with 0 is NaN. Infinity becomes 1e30, NaN 0."""
     return np.clip(np.nan_to_num(array.astype(np.float32)), -1e30, 1e30)
 
 
 @operator("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 def comparison(node: Node) -> None:
-    """1 where it holds and 0 elsewhere, from the sign of the difference."""
+    """Write 1 where the comparison holds, 0 elsewhere, from the sign of the difference."""
     if any(node.input_kind(i) not in "fiub" for i in (0, 1)):
-        raise Unsupported("compares what are no numbers")
+        raise Unsupported("compares values that are not numbers")
     order = (1, 0) if node.op in ("Less", "GreaterOrEqual") else (0, 1)
     difference = computed(combine(node, 1, *((node.shape(i), operand(node, i)) for i in order)))
     if node.op == "Equal":
         difference = node.emit("AbsVal", [difference], difference.shape)
     made = _above(node, difference)
-    if node.op.endswith("Equal"):  # what is not above is equal or below
+    if node.op.endswith("Equal"):  # these are negations: equal or below means not above
         made = node.emit("BinaryOp", [made], made.shape, op_type=7, with_scalar=1, b=1.0)
     node.gives(made)
 
@@ -429,7 +429,7 @@ def comparison(node: Node) -> None:
 
 @operator("Mod")
 def modulo(node: Node) -> None:
-    """x - y * floor(x / y) of whole numbers; with ``fmod`` of their absolute values, and the sign of x."""
+    """Write x - y * floor(x / y) of integers. With ``fmod``, absolute values are used, and the result gets x's sign."""
     divisor, shape, x = _divisor(node), node.shape(0), node.blob(0)
     if node.attr("fmod", 0):
         above = node.emit("AbsVal", [x], x.shape)
@@ -444,20 +444,20 @@ def modulo(node: Node) -> None:
 
 
 def _divisor(node: Node) -> Array:
-    """The second input as a constant, and both as whole numbers.
+    """The second input, which must be constant and not 0. Both inputs must be integers.
 
-    ncnn's division is not rounded correctly everywhere, and a quotient that is a little too small loses a whole one.
+    ncnn's division is not always correctly rounded. A quotient that is slightly too small would be rounded down by 1.
     """
     divisor = node.needed_constant(1, "divisor").astype(np.float32)
     if node.input_kind(0) not in "iub":
-        raise Unsupported("takes the remainder of numbers that are not whole: ncnn's division is not exact enough")
+        raise Unsupported("takes the remainder of numbers that are not integers: ncnn's division is not exact enough")
     if not divisor.all():
         raise Unsupported("divides by 0")
     return divisor
 
 
 def _quotient(node: Node, x: tuple[Shape, Operand], divisor: Array) -> tuple[Shape, Operand]:
-    """floor(x / divisor) of whole numbers, with a divisor above 0: the half keeps it off the whole numbers."""
+    """Write floor(x / divisor) of integers for a positive divisor. 0.5 is added to x to keep quotients off integers."""
     half = combine(node, 0, x, ((), np.full((), 0.5, np.float32)))
     ratio = combine(node, 2, half, (divisor.shape, 1 / divisor))
     blob = computed(ratio)
@@ -470,7 +470,7 @@ def _remainder(node: Node, x: tuple[Shape, Operand], divisor: Array) -> tuple[Sh
 
 
 def _signed(node: Node, x: Blob, found: tuple[Shape, Operand], sign: Array) -> Blob:
-    """What was found for absolute values, with the signs of x and of a constant."""
+    """Multiply a result for absolute values by the signs of x and of a constant."""
     of_x = node.emit("UnaryOp", [x], x.shape, op_type=20)
     signs = combine(node, 2, (node.shape(0), of_x), (sign.shape, sign)) if (sign < 0).any() else (node.shape(0), of_x)
     return computed(combine(node, 2, found, signs))

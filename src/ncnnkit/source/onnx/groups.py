@@ -1,7 +1,8 @@
-"""Groups of nodes that compute one value from one other, and what they compute.
+"""Groups of nodes that compute one value from one other value, as functions.
 
-Exporters and authors spell one formula in many ways. A pattern for each spelling never ends, so a group is recognised
-by its numbers: :class:`Group` is a function in float64, and a pattern asks whether it is the function of a layer.
+Exporters and authors write the same formula in many ways. Patterns for all of them would never be complete, so a group
+is recognised by its results: :class:`Group` is a function in float64, and a pattern tests whether it equals the
+function of a layer.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from .axes import slices_of
 from .lowering import Array, Node
 
 _MOST_NODES = 48
-_MOST_ELEMENTS = 2**22  # 32 MB in float64, several times
+_MOST_ELEMENTS = 2**22  # 32 MB in float64; several such arrays exist at a time
 
 Evaluate = Callable[[Node, list[Any]], Any]
-"""(node, its inputs, None for what is left out) -> its output, or a list of its outputs."""
+"""(node, its inputs or None for each that is left out) -> its output, or a list of its outputs."""
 
 
 def _clip(node: Node, v: list[Any]) -> Array:
@@ -35,7 +36,7 @@ def _reduce(function: Callable[..., Array]) -> Evaluate:
 
 
 def reduced_axes(node: Node) -> tuple[int, ...]:
-    """The axes that a Reduce is over, or an InstanceNormalization takes its mean over, sorted."""
+    """The axes over which a reduction or an InstanceNormalization reduces, sorted."""
     rank = len(node.shape(0))
     if node.op == "InstanceNormalization":
         return tuple(range(2, rank))
@@ -70,10 +71,12 @@ def _same(node: Node, v: list[Any]) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
-    return np.asarray(np.exp(-np.logaddexp(0, -x)))  # it does not overflow
+    """1 / (1 + exp(-x))."""
+    return np.asarray(np.exp(-np.logaddexp(0, -x)))  # this form does not overflow
 
 
 def erf(x: Array) -> Array:
+    """The error function."""
     return np.asarray(_ERF(x))
 
 
@@ -111,7 +114,7 @@ ELEMENTWISE: dict[str, Evaluate] = ARITHMETIC | {
     "Less": lambda node, v: v[0] < v[1],
     "LessOrEqual": lambda node, v: v[0] <= v[1],
 }
-"""Of one place each."""
+"""Elementwise operators."""
 VIEWS: dict[str, Evaluate] = dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _view)
 REDUCTIONS: dict[str, Evaluate] = {
     "ReduceMean": _reduce(np.mean),
@@ -121,7 +124,7 @@ REDUCTIONS: dict[str, Evaluate] = {
     "InstanceNormalization": _instance_norm,
 }
 STATISTICS = ARITHMETIC | VIEWS | REDUCTIONS | {"Expand": lambda node, v: np.broadcast_to(v[0], node.out_shape())}
-"""What normalisation is written with; all values keep the order of their elements."""
+"""Operators of normalisations. All values keep the order of their elements."""
 MOVES = VIEWS | {
     "Add": ARITHMETIC["Add"],
     "Sub": ARITHMETIC["Sub"],
@@ -135,17 +138,18 @@ MOVES = VIEWS | {
     "Slice": _slice,
     "Split": _split,
 }
-"""What linear functions of a few places each are written with."""
+"""Operators of linear functions in which each element of the output depends on a few of the input."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Nodes that compute one value from one other.
+    """Nodes that compute one value from one other value. Calling the group computes it in float64.
 
     Attributes:
         x: the name of the value that they read.
-        nodes: in the order of the model. The last one makes the result; nothing else reads what the others make.
-        table: how each operator is computed.
+        nodes: in the order of the model. The last one computes the result; the outputs of the others are not read
+            outside the group.
+        table: operator -> the function that computes it.
     """
 
     x: str
@@ -154,7 +158,7 @@ class Group:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """The shape of x, the batch axis included."""
+        """The shape of x, including the batch axis."""
         return self.nodes[0].lowering.reading.shapes[self.x]
 
     @property
@@ -163,16 +167,16 @@ class Group:
         return math.prod(self.shape) == math.prod(self.nodes[-1].out_shape()) <= _MOST_ELEMENTS
 
     def has(self, operators: Set[str]) -> bool:
-        """Whether one of the nodes is of these operators."""
+        """Whether a node has one of these operators."""
         return any(node.op in operators for node in self.nodes)
 
     def of_single_numbers(self) -> bool:
-        """Whether all constants are one number each, so that every place is computed alike."""
+        """Whether all constants are scalars, so that the same function is applied to every element."""
         found = (node.constant(i) for node in self.nodes for i in range(node.inputs))
         return all(array is None or array.size == 1 for array in found)
 
     def __call__(self, x: Array) -> Array:
-        """What the nodes make of x, in float64. Places that are no number are allowed."""
+        """Compute the nodes for x, in float64. The result may contain NaN and infinity."""
         values: dict[str, Any] = {self.x: x}
         with np.errstate(all="ignore"):
             for node in self.nodes:
@@ -194,11 +198,11 @@ class Group:
 def groups_of(node: Node, table: dict[str, Evaluate]) -> Iterator[Group]:
     """The groups of two nodes or more that end in a node, the smaller ones first.
 
-    A group ends where a node has another operator than those of ``table``, and where what a node makes is read outside.
+    A group is extended upwards, until a node's operator is not in ``table`` or its output is read outside the group.
 
     Args:
-        node: its one output is the result.
-        table: the operators that may be in a group, and how they are computed.
+        node: its only output is the result.
+        table: operator that may be in a group -> the function that computes it.
     """
     reading, place = node.lowering.reading, node.lowering.place_of
     inside: dict[ir.Node, Node] = {}

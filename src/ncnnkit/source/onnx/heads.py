@@ -1,8 +1,8 @@
-"""Images as ncnnkit feeds them to a network: float32, channels first.
+"""Makes the image inputs of a network what ncnnkit feeds: float32, channels first.
 
-TensorFlow's exports take (height, width, channels) and turn it round in the network, and some networks take uint8 and
-begin with a Cast. ncnnkit's tensors, and those of the shipped program, are float32 of (channels, height, width). So
-both steps are taken out of the network. Arithmetic between them stays in it.
+TensorFlow's exports take (height, width, channels) and begin with a Transpose. Some networks take uint8 and begin with
+a Cast. The tensors of ncnnkit and of the shipped program are float32 of (channels, height, width), so both operators
+are removed. Arithmetic between them stays in the network.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 
 
 def fold_head(model: ir.Model, value: ir.Value, spec: InputSpec) -> InputSpec:
-    """Take the turning of axes and the Cast that an input begins with out of the model.
+    """Remove the Transpose and the Cast after an input from the model.
 
     Args:
         model: it is changed.
@@ -28,7 +28,7 @@ def fold_head(model: ir.Model, value: ir.Value, spec: InputSpec) -> InputSpec:
         spec: its name, shape and type.
 
     Returns:
-        The input as it is afterwards; ``spec`` itself where it begins with neither.
+        The new input; ``spec`` itself if neither operator follows it.
     """
     steps = _steps(value)
     turns = [node for node in steps if node.op_type == "Transpose"]
@@ -53,7 +53,7 @@ def fold_head(model: ir.Model, value: ir.Value, spec: InputSpec) -> InputSpec:
 
 
 def _steps(value: ir.Value) -> list[ir.Node]:
-    """The nodes from an input up to the one that puts the channels first; without that one the Cast alone, if any."""
+    """The nodes from an input to the Transpose that puts channels first; without a Transpose, only a leading Cast."""
     steps: list[ir.Node] = []
     while len(value.uses()) == 1 and not value.is_graph_output():
         node = next(iter(value.uses())).node
@@ -74,7 +74,7 @@ def _casts_to_float(node: ir.Node) -> bool:
 
 
 def _one_a_channel(value: ir.Value | None) -> bool:
-    """Whether it is a constant that differs, at most, from channel to channel, where these are the last axis."""
+    """Whether a value is a constant scalar, or a constant with one number per channel along the last axis."""
     tensor = value.const_value if value is not None else None
     return tensor is not None and tensor.size in (1, tensor.shape[-1] if len(tensor.shape) else 1)
 

@@ -1,4 +1,4 @@
-"""What to do about an operator that ncnn has no layer for."""
+"""Advice about operators that ncnn has no layer for."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from ..model import listed
 from .lowering import Node
 
 _SORTS = "ncnn cannot sort or search: end the network before it, and do the rest in the program"
-_COUNTS = "the number of its results depends on the values: end the network before it"
+_COUNTS = "the size of its output depends on the values of the input: end the network before it"
 _INDEXES = "ncnn gathers at constant indices only: export with fixed indices, or end the network before it"
 _BRANCHES = "ncnn has no control flow: export with example inputs (torch.jit.trace, dynamo=True), which unrolls it"
 _CHOICES = "ncnn has no control flow: give the value of the input that it depends on (--fix NAME=VALUE)"
 _WHOLE = "ncnn computes in floating point: export without it, or compute it outside the network"
 _RANDOM = "ncnn draws no random numbers: export the model in evaluation mode, or feed the noise as an input"
-_SCALES = "ncnnkit reads it with constant scales only: give the network before quantisation"
-_TEXT = "ncnn has no texts: tokenise outside the network"
+_SCALES = "ncnnkit supports it only with constant scales: give the network before quantisation"
+_TEXT = "ncnn has no strings: tokenise outside the network"
 
 _SPECTRA = "ncnnkit computes spectra of real signals with a constant window: compute others outside the network"
 
@@ -36,25 +36,25 @@ HINTS: dict[str, str] = {
     "Det": "compute it outside the network",
     "QuantizeLinear": _SCALES, "DequantizeLinear": _SCALES, "QLinearConv": _SCALES, "QLinearMatMul": _SCALES,
 }  # fmt: skip
-"""Operator -> the nearest layer of ncnn, or how to export a model without the operator.
+"""Operator -> the most similar layer of ncnn, or how to export a model without the operator.
 
-Some of them can be lowered in part: Gather, where its indices are constant.
+Some of these operators can be converted in some cases, such as Gather with constant indices.
 """
 
 
 def hint_for(node: Node) -> str:
-    """What a user can do about a node that cannot be lowered."""
+    """The hint for a node that cannot be lowered."""
     if numbers := _numbers_for(node):
         given = " ".join(f"--fix {name}=NUMBER" for name in numbers)
-        return f"it depends on a number that the network is fed with: give that number, {given}"
+        return f"it depends on an input that is a number: give that number, {given}"
     return HINTS.get(node.op, "end the network before it (--outputs), or replace it in the model")
 
 
 def _numbers_for(node: Node) -> list[str]:
-    """The network's inputs of one whole number that a node's whole numbers are computed from."""
+    """The network's scalar integer inputs from which the integer inputs of a node are computed."""
     reading = node.lowering.reading
     wanted, seen = [node.source], dict[str, None]()
-    for each in wanted:  # it grows
+    for each in wanted:  # the list grows during the loop
         for value in each.inputs:
             name = str(value.name) if value is not None else ""
             if value is None or name in seen or name in reading.constants or reading.kinds.get(name) not in _WHOLES:
@@ -69,6 +69,6 @@ _WHOLES = ("i", "u", "b")
 
 
 def place(node: Node) -> str:
-    """Where a node is in the original: its operator, its name, and the shapes it reads."""
+    """A description of a node of the original: its operator, its name, and the shapes of its inputs."""
     shapes = ", ".join(f"[{listed(node.shape(i))}]" for i in range(node.inputs) if node.knows_shape(i))
     return f"{node.op} {node.name!r} ({'input' if node.inputs == 1 else 'inputs'} {shapes or 'without shapes'})"

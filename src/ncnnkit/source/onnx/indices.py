@@ -1,4 +1,4 @@
-"""Operators that take from, or put at, places that are constant; and those that look for places, or look them up."""
+"""Gather and Scatter operators, OneHot, ArgMax and ArgMin."""
 
 from __future__ import annotations
 
@@ -25,18 +25,25 @@ def gather(node: Node) -> None:
 
 
 def _gathered(node: Node, blob: Blob, shape: Shape, axis: int, places: list[int]) -> Blob:
-    """Constant places of one axis."""
+    """Gather constant indices of one axis."""
     if not places:
         raise Unsupported("gathers nothing")
     step = places[1] - places[0] if len(places) > 1 else 1
     if step and places == list(range(places[0], places[0] + step * len(places), step)):
         return taken(node, blob, shape, {axis: range(places[0], places[0] + step * len(places), step)})[0]
-    # Any other order: each run of neighbours is cut out, and all are joined again.
+    # Any other order: cut out each run of consecutive indices, and join all of them.
     return _assembled(node, [(blob, place) for place in places], shape, axis)
 
 
 def _assembled(node: Node, sources: list[tuple[Blob, int]], shape: Shape, axis: int) -> Blob:
-    """A value that consists of parts of blobs along an axis. The blobs have the same shape except for that axis."""
+    """Join parts of blobs along an axis. The blobs have the same shape except for that axis.
+
+    Args:
+        node: the node that gives the layers its name.
+        sources: (blob, index along the axis) of each part, in order.
+        shape: ONNX's shape of the value; its size along ``axis`` does not matter.
+        axis: the axis.
+    """
     outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     runs: list[tuple[Blob, int, int]] = []  # blob, first place, and one after the last
     for blob, place in sources:
@@ -45,7 +52,7 @@ def _assembled(node: Node, sources: list[tuple[Blob, int]], shape: Shape, axis: 
         else:
             runs.append((blob, place, place + 1))
     if len(runs) > _MOST_RUNS:
-        raise Unsupported(f"gathers {len(sources)} places that are no regular pattern")
+        raise Unsupported(f"gathers {len(sources)} indices without a regular pattern")
     parts = []
     for blob, start, stop in runs:
         x = node.lowering.view(blob, (outer, blob.size // (outer * inner), inner))
@@ -61,7 +68,7 @@ _MOST_RUNS = 256
 
 
 def _along_axis(index: Array, axis: int, shape: Shape) -> list[int] | None:
-    """The places along an axis, where they are the same for all others; None if they are not."""
+    """Indices along an axis, if they are the same for all positions of the other axes; None if they are not."""
     if any(a != b for i, (a, b) in enumerate(zip(index.shape, shape)) if i != axis):
         return None
     rows = np.moveaxis(index % shape[axis], axis, 0).reshape(index.shape[axis], -1)
@@ -80,20 +87,20 @@ def gather_elements(node: Node) -> None:
 
 
 def _elements(index: Array, axis: int, shape: Shape) -> list[int]:
-    """The elements that indices along an axis name, as places in one axis."""
+    """The flat indices of the elements that indices along an axis name."""
     grids: list[Array] = list(np.indices(index.shape, sparse=True))
     grids[axis] = index % shape[axis]
     return _flat(np.broadcast_arrays(*grids), shape)
 
 
 def _flat(columns: Sequence[Array], shape: Shape) -> list[int]:
-    """Places in a shape, given by their coordinates, as places in one axis."""
+    """Flat indices from coordinates in a shape."""
     strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     return [int(i) for i in sum(c.astype(np.int64) * s for c, s in zip(columns, strides)).reshape(-1)]  # type: ignore[union-attr]
 
 
 def _rows(index: Array, shape: Shape) -> list[int]:
-    """The rows that tuples of indices name: of the first axes of a shape, as one axis."""
+    """The flat indices of rows from tuples of indices, which name positions along the first axes of a shape."""
     count = index.shape[-1]
     return _flat([index[..., i] % shape[i] for i in range(count)], shape[:count])
 
@@ -103,7 +110,7 @@ def gather_nd(node: Node) -> None:
     shape, index = node.shape(0), node.needed_constant(1, "indices")
     skipped = int(node.attr("batch_dims", 0))
     if skipped and math.prod(shape[:skipped]) != 1:
-        raise Unsupported(f"has {skipped} axes of a batch")
+        raise Unsupported(f"has {skipped} batch axes")
     index, shape = np.asarray(index[(0,) * skipped]), shape[skipped:]
     count = int(index.shape[-1])
     rows = (math.prod(shape[:count]), *shape[count:])
@@ -112,7 +119,7 @@ def gather_nd(node: Node) -> None:
 
 @operator("ScatterND", "ScatterElements", "Scatter")
 def scatter(node: Node) -> None:
-    """Constant places of one value, filled or combined with those of another."""
+    """Replace elements of a value at constant indices by others, or combine both."""
     shape, index = node.shape(0), node.needed_constant(1, "indices")
     data, updates = node.blob(0), node.blob(2)
     kind = _COMBINED[node.attr("reduction", "none")]
@@ -126,7 +133,7 @@ def scatter(node: Node) -> None:
     else:
         axis = int(node.attr("axis", 0)) % len(shape)
         found = _along_axis(index, axis, shape)
-        if found is None:  # other places in every row: element by element
+        if found is None:  # the indices differ between rows: element by element
             axis, found, shape = 0, _elements(index, axis, shape), (math.prod(shape),)
         places = found
     sources = [(data, place) for place in range(shape[axis])]
@@ -134,7 +141,7 @@ def scatter(node: Node) -> None:
         sources = _overwritten(sources, updates, places)
     else:
         left = list(enumerate(places))
-        while left:  # of a place that is named twice, one after the other
+        while left:  # each round combines every index once; indices that occur again are left for the next round
             first = {place: number for number, place in reversed(left)}
             left = [(number, place) for number, place in left if first[place] != number]
             now = _assembled(node, [sources[place] for place in first], shape, axis)
@@ -149,7 +156,7 @@ _COMBINED = {"none": None, "add": 0, "mul": 2, "max": 4, "min": 5}
 
 
 def _overwritten(sources: list[tuple[Blob, int]], blob: Blob, places: list[int]) -> list[tuple[Blob, int]]:
-    """Where the parts of a value come from, with those at some places from a blob."""
+    """The sources of the parts of a value, after the parts at some indices are replaced by those of a blob."""
     made = list(sources)
     for number, place in enumerate(places):
         made[place] = (blob, number)
@@ -157,7 +164,7 @@ def _overwritten(sources: list[tuple[Blob, int]], blob: Blob, places: list[int])
 
 
 def _box(index: Array, shape: Shape) -> list[range] | None:
-    """The ranges of the first axes of which tuples of indices name every place, in order; None if they do not."""
+    """The ranges of the first axes, if tuples of indices name all positions in them in order; None if they do not."""
     flat = index.reshape(-1, index.shape[-1]) % np.array(shape[: index.shape[-1]])
     ranges = [range(int(column.min()), int(column.max()) + 1) for column in flat.T]
     if math.prod(len(r) for r in ranges) != len(flat):
@@ -167,7 +174,7 @@ def _box(index: Array, shape: Shape) -> list[range] | None:
 
 
 def _filled(node: Node, data: Blob, updates: Blob, shape: Shape, box: list[range]) -> Blob:
-    """A value with a box of it replaced: axis by axis from the innermost, what is before, the box, what is after."""
+    """Replace a box of a value. From the innermost axis outwards, the parts before and after it are joined to it."""
     sides = [len(r) for r in box]
     blob = updates
     for axis in reversed(range(len(box))):
@@ -188,9 +195,10 @@ def _filled(node: Node, data: Blob, updates: Blob, shape: Shape, box: list[range
 
 
 def _embedded(node: Node, axis: int) -> Blob:
-    """Places along an axis that are computed: rows of a constant by ncnn's Embed, which reads an input as int32.
+    """Gather indices that are computed at run time.
 
-    Anything else is a product with a matrix of 0 and 1.
+    Rows of a constant are gathered by ncnn's Embed if the indices are an input of the network, because Embed reads
+    them as int32. Anything else becomes a product with a matrix of 0 and 1.
     """
     shape, table, ids = node.shape(0), node.constant(0), node.blob(1)
     outer, side, inner = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
@@ -200,7 +208,7 @@ def _embedded(node: Node, axis: int) -> Blob:
         weights = {"weight": table.reshape(side, inner)}
         return node.emit("Embed", [x], (ids.size, inner), weights, bias_term=0, **params)
     if ids.size * side > _LARGEST_CHOICE:
-        raise Unsupported(f"computes {ids.size} indices of {side} places while it runs")
+        raise Unsupported(f"computes {ids.size} indices of {side} positions at run time")
     chosen = _one_hot(node, ids, side)
     if table is not None and outer == 1:
         return inner_product(node, chosen, finite(table).reshape(side, inner).T, None)
@@ -211,11 +219,11 @@ def _embedded(node: Node, axis: int) -> Blob:
 
 
 _LARGEST_CHOICE = 2**20
-"""How many elements the matrix of 0 and 1 may have that takes the place of a look-up."""
+"""The largest number of elements of the matrix of 0 and 1 that replaces a look-up."""
 
 
 def _one_hot(node: Node, ids: Blob, count: int) -> Blob:
-    """A row for each index, with 1 at its place and 0 elsewhere; indices below 0 count from the end."""
+    """One-hot rows: (number of indices, count). Negative indices count from the end."""
     x = node.lowering.view(ids, (ids.size, 1))
     negative = node.emit("Threshold", [node.emit("UnaryOp", [x], x.shape, op_type=1)], x.shape, threshold=0.5)
     turn = node.emit("BinaryOp", [negative], x.shape, op_type=2, with_scalar=1, b=float(count))
@@ -240,9 +248,13 @@ def one_hot(node: Node) -> None:
 
 @operator("ArgMax", "ArgMin")
 def arg_max(node: Node) -> None:
-    """The largest of numbers that fall from place to place, where the value is the largest one."""
+    """Write ArgMax by a maximum over ranks.
+
+    The ranks fall along the axis, and only elements that equal the maximum keep their rank. So the largest rank belongs
+    to the first maximum. With ``select_last_index``, the ranks rise.
+    """
     if node.is_final:
-        raise Unsupported("is the end of the network: the scores contain more")
+        raise Unsupported("is at the end of the network: return the scores instead")
     shape = node.shape(0)
     axis = int(node.attr("axis", 0)) % len(shape)
     view, (place,) = with_axes_kept(shape, [axis])

@@ -1,10 +1,10 @@
-"""From ONNX's values to ncnn's blobs: what every operator's function is written with.
+"""From ONNX's values to ncnn's blobs: the classes with which the function of every operator is written.
 
-ONNX's values have any number of axes and a batch axis somewhere; ncnn's blobs have one to four axes and no batch. Both
-hold their elements in the same order, the last axis fastest. So a value of shape (1, 3, 4, 32, 50) may lie in a blob of
-shape (12, 32, 50) or (3, 4, 1600), whatever suits who reads it: a *view*. An operator asks for its inputs as blobs of
-the shapes it can work on, and a Reshape is written only where a blob has another shape already. Reshape, Squeeze,
-Unsqueeze and Flatten need no layer of their own.
+ONNX's values have any number of axes and a batch axis somewhere. ncnn's blobs have one to four axes and no batch axis.
+Both store their elements in the same order, the last axis fastest. So a value of shape (1, 3, 4, 32, 50) may be a blob
+of shape (12, 32, 50) or (3, 4, 1600), as its reader needs it: a *view*. An operator asks for its inputs as blobs of the
+shapes that it can work on. A Reshape layer is written only if the blob has another shape. Reshape, Squeeze, Unsqueeze
+and Flatten need no layer of their own.
 """
 
 from __future__ import annotations
@@ -28,33 +28,36 @@ from .reading import Reading
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
-_MOST_BYTES = 200  # of a name; ncnn reads 255, and later stages add a little to them
+_MOST_BYTES = 200  # of a name; ncnn reads 255, and later stages append to names
 
 
 class Unsupported(Exception):
-    """ncnn has no layer for what a node computes; the text says what exactly, as a clause that follows the operator."""
+    """ncnn has no layer for what a node computes. The text says why, as a clause that follows the operator's name."""
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A value in ncnn's network: the blob's name, and its shape with the outermost axis first."""
+    """A blob of ncnn's network: its name, and its shape with the outermost axis first."""
 
     name: str
     shape: Shape
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return math.prod(self.shape)
 
 
 def with_axes_kept(shape: Shape, kept: Iterable[int]) -> tuple[Shape, tuple[int, ...]]:
-    """The natural shape, if the axes ``kept`` are axes of it, else one where all others are merged with neighbours.
+    """A blob's shape in which the axes ``kept`` are separate axes.
+
+    It is the natural shape if that is possible. Otherwise all other axes are merged with their neighbours.
 
     Returns:
-        The blob's shape, and where in it each of the kept axes is, in their order.
+        The blob's shape, and the index in it of each kept axis, in order.
 
     Raises:
-        Unsupported: even merged there are more than four axes.
+        Unsupported: there are more than four axes even after merging.
     """
     kept = [axis % max(len(shape), 1) for axis in kept]
     dropped = 1 if shape[:1] == (1,) and 0 not in kept else 0
@@ -75,7 +78,7 @@ def with_axes_kept(shape: Shape, kept: Iterable[int]) -> tuple[Shape, tuple[int,
 
 
 class Lowering:
-    """The network as far as it is written, and the blob or constant of every ONNX value."""
+    """The network while it is written, and the blob of every ONNX value."""
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
@@ -92,7 +95,7 @@ class Lowering:
     # ------------------------------------------------------------------------------------------------ writing
 
     def new_name(self, stem: str) -> str:
-        """A free name made from ``stem``: without white space, and of a length that ncnn reads."""
+        """A unique name made from ``stem``, without white space, and not longer than ncnn reads."""
         stem = "".join("_" if c.isspace() or not c.isprintable() else c for c in stem) or "value"
         stem = stem.encode("utf-8", "replace")[-_MOST_BYTES:].decode("utf-8", "ignore")
         name, number = stem, 1
@@ -123,7 +126,7 @@ class Lowering:
         return outputs
 
     def feed(self, value: str, name: str) -> None:
-        """Write the Input of a value, called ``name``."""
+        """Write the Input layer of a value, called ``name``."""
         shape = natural(self.reading.shapes[value])
         if 0 in shape:
             raise ConvertError(f"its input {value!r} has no elements: {list(self.reading.shapes[value])}")
@@ -133,11 +136,11 @@ class Lowering:
         self.blobs[value] = Blob(name, shape)
 
     def view(self, blob: Blob, shape: Shape) -> Blob:
-        """The same elements as a blob of another shape; a Reshape where the blob has not that shape already."""
+        """A blob with the same elements in another shape. A Reshape is written if the blob has not that shape."""
         if blob.shape == shape:
             return blob
         if math.prod(shape) != blob.size or not 1 <= len(shape) <= MOST_AXES:
-            raise Unsupported(f"needs {list(shape)} of what is {list(blob.shape)} in ncnn")
+            raise Unsupported(f"needs the shape {list(shape)} of a blob that is {list(blob.shape)} in ncnn")
         key = (blob.name, shape)
         if key not in self._views:
             sides = dict(zip(_SIDES[len(shape)], shape))
@@ -152,23 +155,25 @@ class Lowering:
         return blob
 
     def place_of(self, node: ir.Node) -> int:
-        """Where a node is in the order of the model."""
+        """The index of a node in the order of the model."""
         return self._places[node]
 
     # ------------------------------------------------------------------------------------------------ finishing
 
     def graph(self, outputs: Sequence[str]) -> Graph:
-        """The whole network: outputs are called out0, out1 and so on, and Splits stand where a blob has two readers."""
+        """The whole network. Outputs are called out0, out1 and so on. A blob with several readers gets a Split."""
         for index, name in enumerate(outputs):
             shape = self.reading.shapes[name]
             if 0 in shape:
                 given = " ".join(f"--fix {number}=NUMBER" for number in self.reading.numbers)
-                hint = f"does it depend on a number that the network is fed with? Give it: {given}" if given else ""
-                raise ConvertError(f"its output {name!r} has no elements for noise, but {list(shape)}", hint=hint)
+                hint = f"does it depend on an input that is a number? Give it: {given}" if given else ""
+                what = f"its output {name!r} is empty for a sample of noise: its shape is {list(shape)}"
+                raise ConvertError(what, hint=hint)
             if name in self.reading.constants:
-                raise ConvertError(f"its output {name!r} does not depend on its inputs", hint="export it without it")
+                hint = "export the model without this output"
+                raise ConvertError(f"its output {name!r} does not depend on its inputs", hint=hint)
             if name not in self.blobs:
-                raise ConvertError(f"its output {name!r} is one that ncnn's layer for it does not compute")
+                raise ConvertError(f"its output {name!r} is not computed by ncnn's layer")
             blob = self.view(self.blobs[name], natural(shape))
             self._names.discard(f"out{index}")
             self.layers.append(Layer("Split", self.new_name(f"output{index}"), [blob.name], [f"out{index}"]))
@@ -179,7 +184,7 @@ class Lowering:
         return made
 
     def places(self, graph: Graph) -> dict[str, Blob]:
-        """The values of the original that are in the finished network -> their blobs, in the order of the original."""
+        """Value of the original -> its blob in the finished network, if it has one, in the order of the original."""
         made = {name for layer in graph.layers for name in layer.outputs}
         found = {}
         for value, blob in self.blobs.items():
@@ -193,11 +198,11 @@ _SIDES: dict[int, tuple[str, ...]] = {1: ("w",), 2: ("h", "w"), 3: ("c", "h", "w
 
 
 _OPTIONAL_STATES = ("RNN", "GRU", "LSTM")
-"""Layers that leave out the outputs at the end that are not needed."""
+"""Layers whose last outputs may be left out."""
 
 
 def _used(layers: list[Layer], outputs: int) -> list[Layer]:
-    """The layers that an output needs, and the Inputs; final states that no layer reads are not handed out."""
+    """The layers that an output needs, and the Inputs. Final states that no layer reads are removed."""
     needed = {f"out{index}" for index in range(outputs)}
     kept: list[Layer] = []
     for layer in reversed(layers):
@@ -210,7 +215,7 @@ def _used(layers: list[Layer], outputs: int) -> list[Layer]:
 
 
 def _cut_what_is_read(layers: list[Layer]) -> list[Layer]:
-    """Crops for a Slice that makes parts that no layer reads: an unread blob would be an output of the network."""
+    """Replace a Slice by Crops if not all of its parts are read. An unread blob would be an output of the network."""
     read = {blob for layer in layers for blob in layer.inputs}
     made: list[Layer] = []
     for layer in layers:
@@ -229,7 +234,7 @@ def _cut_what_is_read(layers: list[Layer]) -> list[Layer]:
 
 
 def _drop_single_splits(layers: list[Layer]) -> list[Layer]:
-    """Let the layer that computes an output write it itself, if nothing else reads that blob."""
+    """Remove the Split of an output if nothing else reads that blob. The layer before it then writes the output."""
     readers: dict[str, int] = {}
     for layer in layers:
         for blob in layer.inputs:
@@ -246,7 +251,7 @@ def _drop_single_splits(layers: list[Layer]) -> list[Layer]:
 
 
 def _split(layers: list[Layer], new_name: Callable[[str], str]) -> list[Layer]:
-    """Give every reader of a blob a copy of its own: ncnn's layers own what they read."""
+    """Give every reader of a blob a copy by a Split, because in ncnn a blob may have only one reader."""
     readers: dict[str, list[tuple[Layer, int]]] = {}
     for layer in layers:
         for index, blob in enumerate(layer.inputs):
@@ -264,7 +269,7 @@ def _split(layers: list[Layer], new_name: Callable[[str], str]) -> list[Layer]:
 
 
 class Node:
-    """One ONNX node while it is lowered: its attributes, its inputs as blobs or constants, and what it writes."""
+    """One ONNX node while it is lowered: its attributes, its inputs as blobs or constants, and its new layers."""
 
     def __init__(self, lowering: Lowering, node: ir.Node) -> None:
         self.lowering, self._node = lowering, node
@@ -292,7 +297,7 @@ class Node:
 
     @property
     def inputs(self) -> int:
-        """How many inputs the node has, left out ones at the end not counted."""
+        """The number of inputs, without those left out at the end."""
         return len(self._node.inputs)
 
     def has(self, index: int) -> bool:
@@ -309,41 +314,41 @@ class Node:
         return self.has(index) and self._input(index) in self.lowering.reading.shapes
 
     def shape(self, index: int) -> Shape:
-        """The shape of an input, batch axis included."""
+        """The shape of an input, including the batch axis."""
         return self.lowering.reading.shapes[self._input(index)]
 
     def constant(self, index: int) -> Array | None:
-        """The value of an input that does not depend on the network's inputs, else None; also where it is left out."""
+        """The array of an input that does not depend on the network's inputs. None if it does, or is left out."""
         return self.lowering.reading.constants.get(self._input(index)) if self.has(index) else None
 
     def needed_constant(self, index: int, what: str) -> Array:
-        """The value of an input that must be constant."""
+        """The array of an input that must be constant; ``what`` names it in the error if it is not."""
         value = self.constant(index)
         if value is None:
-            raise Unsupported(f"computes its {what} while it runs")
+            raise Unsupported(f"computes its {what} at run time")
         return value
 
     def input_kind(self, index: int) -> str:
-        """The kind of an input's numbers, by numpy's letter: f, i, u or b."""
+        """numpy's letter for the type of an input: f, i, u or b."""
         return self.lowering.reading.kinds[self._input(index)]
 
     def output_kind(self, index: int = 0) -> str:
-        """The kind of an output's numbers."""
+        """numpy's letter for the type of an output: f, i, u or b."""
         return self.lowering.reading.kinds[str(self._node.outputs[index].name)]
 
     def ints(self, name: str, index: int) -> tuple[int, ...] | None:
-        """Whole numbers that older opsets have as attribute ``name`` and newer ones as input ``index``."""
+        """Integers that are attribute ``name`` in older opsets and input ``index`` in newer ones."""
         if self.has(index):
             return tuple(int(v) for v in self.needed_constant(index, name).reshape(-1))
         value = self.attr(name)
         return None if value is None else tuple(value) if isinstance(value, tuple) else (int(value),)
 
     def blob(self, index: int, shape: Shape | None = None) -> Blob:
-        """An input as a blob of this shape; by default of whatever shape it has."""
+        """An input as a blob of this shape; by default in the shape that it has."""
         name = self._input(index)
         array = self.constant(index)
         if array is not None and not array.size:
-            raise Unsupported(f"reads a constant of no elements, {list(array.shape)}")
+            raise Unsupported(f"reads an empty constant, {list(array.shape)}")
         if array is not None:
             return self.lowering.hold(array, shape or natural(array.shape), name)
         try:
@@ -353,7 +358,7 @@ class Node:
         return blob if shape is None else self.lowering.view(blob, shape)
 
     def blob_of(self, name: str) -> Blob:
-        """The blob of a value that is no constant, in whatever shape it has."""
+        """The blob of a value that is not constant, in the shape that it has."""
         return self.lowering.blobs[name]
 
     def value(self, index: int) -> str:
@@ -361,7 +366,7 @@ class Node:
         return self._input(index) if self.has(index) else ""
 
     def maker(self, index: int) -> Node | None:
-        """The node that makes an input; None for a constant and for what the network is fed with."""
+        """The node that computes an input; None for a constant and for an input of the network."""
         if not self.has(index) or self.value(index) in self.lowering.reading.constants:
             return None
         maker = self._node.inputs[index].producer()  # type: ignore[union-attr]
@@ -374,12 +379,12 @@ class Node:
 
     @property
     def alone(self) -> bool:
-        """Whether exactly one node reads what this one makes, and the user does not."""
+        """Whether exactly one node reads the output, and it is not an output of the network."""
         (value, *others) = self._node.outputs
         return not others and len(value.uses()) == 1 and not value.is_graph_output()
 
     def is_read_only_in(self, nodes: Container[ir.Node]) -> bool:
-        """Whether only these nodes read what this one makes. Who asks for its shape does not count: that is known."""
+        """Whether only these nodes read the outputs. Nodes with constant results, such as Shape, do not count."""
         constants = self.lowering.reading.constants
         return not any(value.is_graph_output() for value in self._node.outputs) and all(
             use.node in nodes or all(made.name in constants for made in use.node.outputs)
@@ -396,9 +401,9 @@ class Node:
 
     @property
     def is_final(self) -> bool:
-        """Whether all that comes of this node's results are outputs of the network, in another shape or type."""
+        """Whether the results only become outputs of the network, perhaps in another shape or type."""
         found = list(self._node.outputs)
-        for value in found:  # it grows
+        for value in found:  # the list grows during the loop
             readers = [use.node for use in value.uses()]
             if any(reader.op_type not in _SAME_NUMBERS for reader in readers):
                 return False
@@ -407,6 +412,7 @@ class Node:
 
     @property
     def outputs(self) -> int:
+        """The number of outputs."""
         return len(self._node.outputs)
 
     def output(self, index: int) -> str:
@@ -414,14 +420,14 @@ class Node:
         return str(self._node.outputs[index].name)
 
     def is_read(self, index: int) -> bool:
-        """Whether a node, or the user, reads output ``index``."""
+        """Whether a node reads output ``index``, or it is an output of the network."""
         if index >= len(self._node.outputs) or not self._node.outputs[index].name:
             return False
         value = self._node.outputs[index]
         return bool(value.uses()) or value in self.lowering.reading.model.graph.outputs
 
     def out_shape(self, index: int = 0) -> Shape:
-        """The shape of an output, batch axis included."""
+        """The shape of an output, including the batch axis."""
         return self.lowering.reading.shapes[str(self._node.outputs[index].name)]
 
     # ------------------------------------------------------------------------------------------------ writing
@@ -439,20 +445,20 @@ class Node:
         return self.lowering.emit(kind, self.name, inputs, [shape], weights, **params)[0]
 
     def split(self, x: Blob, sizes: Sequence[int], axis: int) -> list[Blob]:
-        """Neighbouring parts of a blob, of these sizes along an axis; the blob itself where there is one size."""
+        """Cut a blob into parts of these sizes along an axis. If there is one size, return the blob itself."""
         if len(sizes) == 1:
             return [x]
         shapes = [(*x.shape[:axis], size, *x.shape[axis + 1 :]) for size in sizes]
         return self.lowering.emit("Slice", self.name, [x], shapes, slices=tuple(sizes), axis=axis)
 
     def gives(self, *blobs: Blob | None) -> None:
-        """What the node's outputs are, in their order; None for one that no layer reads."""
+        """Set the blobs of the node's outputs, in order; None for an output that no layer reads."""
         for value, blob in zip(self._node.outputs, blobs):
             if blob is None or not value.name or value.name not in self.lowering.reading.shapes:
                 continue
             shape = self.lowering.reading.shapes[str(value.name)]
             if 0 in shape:
-                raise Unsupported(f"makes a tensor of no elements, {list(shape)}")
+                raise Unsupported(f"makes an empty tensor, {list(shape)}")
             if math.prod(shape) != blob.size:
                 raise AssertionError(f"{self.op} {self.name} makes {blob.shape} of {self.out_shape()}")
             self.lowering.blobs[str(value.name)] = blob
@@ -462,11 +468,14 @@ _SAME_NUMBERS = frozenset(("Cast", "Identity", "Reshape", "Flatten", "Squeeze", 
 
 
 def each_of_batch(node: Node, write: Callable[[Blob], Blob]) -> Blob:
-    """What ``write`` makes of the first input without its batch axis; of a batch one by one, joined again.
+    """Apply ``write`` to each sample of the first input's batch, and join the results.
 
     Args:
-        node: its first input has the batch as first axis.
-        write: gets a blob of the shape of one element, and returns what the layers for it make.
+        node: the first axis of its first input is the batch.
+        write: writes the layers for one sample: a blob without the batch axis -> their result.
+
+    Returns:
+        The result, without a batch axis if the batch is 1.
     """
     batch, *rest = node.shape(0)
     if batch == 1:
@@ -482,17 +491,17 @@ def each_of_batch(node: Node, write: Callable[[Blob], Blob]) -> Blob:
 
 
 LARGEST_BATCH = 64
-"""A larger batch is not unrolled: the network would be mostly copies."""
+"""A larger batch is not unrolled, because the network would have too many layers."""
 
 Operand = Blob | Array
-"""What is computed, or a constant."""
+"""A computed value or a constant."""
 Operator = Callable[[Node], None]
 OPERATORS: dict[tuple[str, str], Operator] = {}
-"""(domain, operator) -> the function that writes its layers; the modules of this package fill it."""
+"""(domain, operator) -> the function that writes its layers. The modules of this package register them."""
 
 
 def operator(*names: str, domain: str = "") -> Callable[[Operator], Operator]:
-    """Register a function as that of these operators."""
+    """Register a function for these operators."""
 
     def register(function: Operator) -> Operator:
         for name in names:

@@ -1,4 +1,4 @@
-"""Products of matrices."""
+"""Matrix products."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def matmul(node: Node) -> None:
         return
     left = node.constant(0)
     if left is not None and math.prod(a[:-2]) == 1 and len(a) >= 2 and math.prod(b[:-2]) == 1 and len(b) >= 2:
-        # A constant times a matrix: (b' a')' with the constant as weights.
+        # A constant times a matrix is (b' a')', with the constant as weights.
         x = node.blob(1, b[-2:])
         turned = node.emit("Permute", [x], (b[-1], b[-2]), order_type=1)
         made = inner_product(node, turned, left.reshape(a[-2:]), None)
@@ -36,7 +36,7 @@ def matmul(node: Node) -> None:
 
 
 def _batches(a: Shape, b: Shape) -> tuple[Shape, Shape]:
-    """Both matrices with as many axes, four at most: the axes before the last two are merged where they are alike."""
+    """Shapes of both factors with the same number of axes, at most four. Batch axes that broadcast alike are merged."""
     rank = max(len(a), len(b)) - 2
     pairs = list(zip((1,) * (rank - len(a) + 2) + a[:-2], (1,) * (rank - len(b) + 2) + b[:-2]))
     merged: list[list[int]] = []
@@ -55,13 +55,14 @@ def _batches(a: Shape, b: Shape) -> tuple[Shape, Shape]:
 
 
 def linear(node: Node, shape: Shape, weight: Array, bias: Array | None) -> Blob:
-    """The last axis of an input times the transpose of a constant (outputs, inputs), and a bias."""
+    """Write an InnerProduct over the last axis of the first input: its product with a constant (outputs, inputs)."""
     rows = math.prod(shape[:-1])
     x = node.blob(0, (shape[-1],) if rows == 1 else (rows, shape[-1]))
     return inner_product(node, x, weight, bias)
 
 
 def inner_product(node: Node, x: Blob, weight: Array, bias: Array | None) -> Blob:
+    """Write an InnerProduct: the last axis of a blob times the transpose of ``weight`` (outputs, inputs), plus bias."""
     weight = np.ascontiguousarray(weight, np.float32)
     return node.emit(
         "InnerProduct",
@@ -103,7 +104,7 @@ def _scaled(node: Node, bias: Array | None, beta: float) -> Blob | Array:
 
 
 def _general(node: Node, alpha: float, beta: float) -> Blob:
-    """The product of two matrices that are computed, or of a transposed one."""
+    """Write a Gemm of two computed matrices, or with a transposed first matrix."""
     a, b = node.blob(0, node.shape(0)), node.blob(1, node.shape(1))
     if node.attr("transA", 0):
         a = node.emit("Permute", [a], a.shape[::-1], order_type=1)
@@ -120,7 +121,7 @@ def _general(node: Node, alpha: float, beta: float) -> Blob:
 
 @operator("Einsum")
 def einsum(node: Node) -> None:
-    """Sums of products of two tensors, as one product of matrices; what only one of them sums is summed before."""
+    """Write an Einsum of one or two tensors as one matrix product. Axes of only one tensor are summed before."""
     terms, right = _terms(node)
     sides = {letter: side for i, term in enumerate(terms) for letter, side in zip(term, node.shape(i))}
     found: list[tuple[str, Blob]] = []
@@ -128,7 +129,7 @@ def einsum(node: Node) -> None:
         others = right + "".join(terms[:i] + terms[i + 1 :])
         summed = [letter for letter in term if letter not in others]
         blob = node.blob(i)
-        if summed:  # they go last, and are one axis
+        if summed:  # these axes are moved to the end, and merged
             kept = [letter for letter in term if letter in others]
             shape = tuple(sides[letter] for letter in term)
             blob = permuted(node, blob, shape, [term.index(letter) for letter in (*kept, *summed)])
@@ -160,7 +161,7 @@ def einsum(node: Node) -> None:
 
 
 def _terms(node: Node) -> tuple[list[str], str]:
-    """The letters of the inputs' axes and of the output's; an ellipsis becomes letters."""
+    """(the letters of each input's axes, those of the output). An ellipsis is replaced by letters."""
     equation = str(node.attr("equation")).replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")

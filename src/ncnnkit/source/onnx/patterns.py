@@ -1,8 +1,7 @@
-"""What exporters spell out in several nodes and ncnn has as one layer.
+"""Patterns: groups of nodes that are one layer of ncnn.
 
-A pattern is a function of the last node of such a group. It looks upwards from there, and where everything fits it
-writes the one layer and returns True. The layers that were written for the other nodes of the group are then read by
-nobody, and are left out, unless something else reads them.
+A pattern is a function of the last node of such a group. It follows the inputs upwards. If everything fits, it writes
+the layer and returns True. The layers of the group's other nodes are then removed, unless another node reads them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from .lowering import OPERATORS, Array, Blob, Node, Shape, Unsupported
 Function = Callable[[Array], Array]
 Pattern = Callable[[Node], bool]
 PATTERNS: dict[str, list[Pattern]] = {}
-"""Operator of the last node -> the patterns that end in it, the larger ones first."""
+"""Operator of the last node -> its patterns, the larger ones first."""
 
 
 def ends_in(*operators: str) -> Callable[[Pattern], Pattern]:
@@ -35,10 +34,10 @@ def ends_in(*operators: str) -> Callable[[Pattern], Pattern]:
 
 
 def write(node: Node) -> None:
-    """Write the layers of a node: those of the first pattern that fits, else those of its operator.
+    """Write the layers of a node by the first pattern that fits, or by the function of its operator.
 
     Raises:
-        Unsupported: ncnn has no layer for what it computes.
+        Unsupported: ncnn has no layer for the node.
     """
     function = OPERATORS.get((node.domain, node.op))
     if function is None:
@@ -51,26 +50,32 @@ def write(node: Node) -> None:
 
 
 def scalar(node: Node, index: int) -> float | None:
-    """An input that is a constant of one number."""
+    """The number in a constant scalar input; None for other inputs."""
     value = node.constant(index)
     return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
 
 
 def both_ways(node: Node) -> Iterator[tuple[int, int]]:
-    """Both ways round of a node of two inputs."""
+    """Both orders of the inputs of a node with two inputs."""
     if node.inputs == 2:
         yield from ((0, 1), (1, 0))
 
 
 @dataclass(frozen=True)
 class Product:
-    """A tree of products by its leaves: values by name, and the product of all constants of one number."""
+    """A nested product: its factors, and the product of all its constant scalars.
+
+    Attributes:
+        factors: (name of the value, the node that computes it) of each factor that is not a constant scalar.
+        scale: the product of the scalars; NaN if it is not a plain product.
+    """
 
     factors: tuple[tuple[str, Node | None], ...]
     scale: float
 
 
 def product_of(node: Node) -> Product:
+    """Read a tree of Mul and Div nodes, from its last node."""
     factors: list[tuple[str, Node | None]] = []
     scale = 1.0
     for index in range(2):
@@ -93,13 +98,13 @@ def product_of(node: Node) -> Product:
 
 @dataclass(frozen=True)
 class Activation:
-    """A layer that computes every place alike.
+    """A layer that applies one function to every element.
 
     Attributes:
-        layer: ncnn's.
-        function: of x and of the layer's params.
-        fit: the params that a function must have if it is this one. A param of 0 rules it out.
-        fixed: params that choose the formula.
+        layer: type of ncnn's layer.
+        function: what it computes, from x and the layer's params.
+        fit: computes the params from a function that is assumed to be this activation. A param of 0 rules it out.
+        fixed: params that select the formula.
     """
 
     layer: str
@@ -140,15 +145,15 @@ ACTIVATIONS = (
         },
     ),
 )
-"""The layers that a group of nodes may be, in the order in which they are tried."""
+"""The activations that are tried for a group of nodes, in order."""
 
 _GRID = np.concatenate((np.linspace(-12, 12, 193), np.logspace(-4, 3, 50), -np.logspace(-4, 3, 50)))
-_CLOSE = 1e-5  # constants are often written with five digits
+_CLOSE = 1e-5  # relative tolerance; constants are often written with five digits
 
 
 @ends_in(*ELEMENTWISE)
 def activation(node: Node) -> bool:
-    """A function of one value, place by place, that is an activation of ncnn's."""
+    """An elementwise function of one value that is one of ncnn's activations."""
     found = [
         (group, each, params)
         for group in groups_of(node, ELEMENTWISE)
@@ -157,21 +162,21 @@ def activation(node: Node) -> bool:
     ]
     if not found:
         return False
-    group, each, params = found[-1]  # of the most nodes
+    group, each, params = found[-1]  # the group with the most nodes
     blob = node.blob_of(group.x)
     node.gives(node.emit(each.layer, [blob], blob.shape, **each.fixed, **params))
     return True
 
 
 def _activations(group: Group) -> Iterator[tuple[Activation, dict[str, float]]]:
-    """The activations that a group is, and their params."""
+    """The activations that a group computes, and their params."""
 
     def function(x: Array) -> Array:
-        return np.broadcast_to(np.squeeze(group(x)), x.shape)  # single numbers may have axes
+        return np.broadcast_to(np.squeeze(group(x)), x.shape)  # constant scalars may have axes
 
     made = function(_GRID)
     for each in ACTIVATIONS:
-        with np.errstate(over="ignore"):  # it becomes infinity, which is no param
+        with np.errstate(over="ignore"):  # an overflow gives infinity, which is rejected below
             params = {name: float(np.float32(value)) for name, value in each.fit(function).items()}
         if not all(value and math.isfinite(value) for value in params.values()):
             continue
@@ -180,7 +185,7 @@ def _activations(group: Group) -> Iterator[tuple[Activation, dict[str, float]]]:
 
 
 def _agree(made: Array, wanted: Array, tolerance: Array | float) -> bool:
-    """Whether two arrays are the same wherever the first is finite, which is nearly everywhere."""
+    """Whether two arrays agree wherever the first is finite, and that is nearly everywhere."""
     known = np.isfinite(made)
     return bool(known.mean() > 0.9 and (np.abs(made - wanted) <= tolerance)[known].all())
 
@@ -190,12 +195,12 @@ def _agree(made: Array, wanted: Array, tolerance: Array | float) -> bool:
 
 @dataclass(frozen=True)
 class Norm:
-    """A way to divide the rows of a matrix by their size.
+    """A normalisation of the rows of a matrix: they are divided by a deviation.
 
     Attributes:
         centred: whether the mean is subtracted first.
-        floored: whether the deviation is ``max(root of the sum of squares, eps)``, else it is
-            ``sqrt(mean of the squares + eps)``.
+        floored: whether the deviation is ``max(sqrt(sum of squares), eps)``. Otherwise it is
+            ``sqrt(mean of squares + eps)``.
     """
 
     centred: bool
@@ -208,12 +213,12 @@ class Norm:
         return np.asarray(x / np.sqrt((x**2).mean(-1, keepdims=True) + eps))
 
     def eps(self, x: Array, at: int, ratio: Callable[[float], float]) -> float:
-        """The eps that a function must have if it is this norm; no number where it cannot be.
+        """The eps of a function that is assumed to be this norm. NaN if the function cannot be this norm.
 
         Args:
             x: a row.
-            at: a place of the row.
-            ratio: of a scale: what the function makes of the scaled row at that place, as a part of what it makes of x.
+            at: index of an element of the row.
+            ratio: scale -> that element of f(scale * x) divided by that element of f(x).
         """
         if self.floored:
             small = 1e-25  # less than any eps
@@ -235,12 +240,15 @@ NORMS = (Norm(centred=True), Norm(centred=False), Norm(centred=False, floored=Tr
 
 @dataclass(frozen=True)
 class _Normalised:
-    """norm(x) * gamma + beta, with x as rows that are normalised each.
+    """norm(x) * gamma + beta, with a norm of each row of x.
 
     Attributes:
-        shape: of the view of x whose axes ``axes`` make up a row, the batch axis included.
+        x: name of the value.
+        shape: of a view of x, including the batch axis.
+        axes: the axes of that view that make up a row.
+        norm: how rows are normalised.
         eps: of the norm.
-        gamma: one number for each place, in rows.
+        gamma: float64 (rows, size of a row).
         beta: likewise.
     """
 
@@ -254,26 +262,26 @@ class _Normalised:
 
     @property
     def order(self) -> list[int]:
-        """The axes, those of a row last."""
+        """All axes; those of a row come last."""
         return [axis for axis in range(len(self.shape)) if axis not in self.axes] + list(self.axes)
 
     @property
     def in_place(self) -> bool:
-        """Whether rows lie one after the other as they are."""
+        """Whether rows are contiguous."""
         alone = [axis for axis in self.order if self.shape[axis] != 1]
         return alone == sorted(alone)
 
 
 @ends_in("Add", "Sub", "Mul", "Div")
 def normalised(node: Node) -> bool:
-    """LayerNorm, RMSNorm, GroupNorm, InstanceNorm and the division by a norm, of rows along any axes."""
+    """LayerNorm, RMSNorm, GroupNorm, InstanceNorm and L2 normalisation, along any axes."""
     fitting = [
         (group, found)
         for group in groups_of(node, STATISTICS)
         if group.same_size and group.has(_DIVIDES) and (over := _reduced(group)) is not None
         for found in _fitted(group, *over)
     ]
-    for group, found in reversed(fitting):  # those of the most nodes first
+    for group, found in reversed(fitting):  # the groups with the most nodes first
         made = _written(node, group, found)
         if made is not None:
             node.gives(made)
@@ -285,7 +293,7 @@ _DIVIDES = frozenset(("Div", "Reciprocal", "Pow", "InstanceNormalization"))
 
 
 def _reduced(group: Group) -> tuple[Shape, tuple[int, ...]] | None:
-    """The view of x that the first reduction is of, and its axes."""
+    """The shape of x at the first reduction, and the axes that are reduced."""
     for node in group.nodes:
         if node.op in REDUCTIONS and math.prod(node.shape(0)) == math.prod(group.shape):
             axes = reduced_axes(node)
@@ -294,7 +302,7 @@ def _reduced(group: Group) -> tuple[Shape, tuple[int, ...]] | None:
 
 
 def _fitted(group: Group, shape: Shape, axes: tuple[int, ...]) -> Iterator[_Normalised]:
-    """The norms that a group is: its answers to noise tell eps, gamma and beta, and other noise tells if it is one."""
+    """The norms that a group computes. eps, gamma and beta are measured on noise, and verified on other noise."""
     kept = [axis for axis in range(len(shape)) if axis not in axes]
     size = math.prod(shape[axis] for axis in axes)
     order = np.arange(math.prod(shape)).reshape(shape).transpose(*kept, *axes).reshape(-1, size)
@@ -327,7 +335,7 @@ def _fitted(group: Group, shape: Shape, axes: tuple[int, ...]) -> Iterator[_Norm
 
 
 _SCALES = (1, 1e-3, 1e-8, 1e-14, 30)
-"""Of the noise that a norm is checked with: from where eps does not count to where only eps does."""
+"""Scales of the noise that verifies a norm: from one at which eps has no effect to one at which only eps counts."""
 
 
 def _is_norm(norm: Norm, eps: float, gamma: Array, beta: Array, x: Array, made: Array) -> bool:
@@ -336,7 +344,7 @@ def _is_norm(norm: Norm, eps: float, gamma: Array, beta: Array, x: Array, made: 
 
 
 def _written(node: Node, group: Group, found: _Normalised) -> Blob | None:
-    """The layer, and the Permutes around it where the rows do not lie one after the other; None if there is none."""
+    """Write the layer, and Permutes around it if the rows are not contiguous. None if ncnn has no such layer."""
     alike = all(np.allclose(each, each[:1], rtol=1e-6, atol=1e-9) for each in (found.gamma, found.beta))
     if found.norm.centred and found.in_place:
         made = _write_group_norm(node, group.shape, found, rows_are_alike=alike)
@@ -350,13 +358,13 @@ def _written(node: Node, group: Group, found: _Normalised) -> Blob | None:
 
 
 def _write_of_rows(node: Node, found: _Normalised) -> Blob | None:
-    """LayerNorm or RMSNorm."""
+    """Write a LayerNorm or RMSNorm."""
     rows, size = found.gamma.shape
     gamma, beta, eps = found.gamma[0], found.beta[0], found.eps
     if found.norm.floored:
         if eps > _NOTHING:
             return None
-        # Alike for rows of zeros, and to float32's precision for all whose norm is a thousand times eps.
+        # Equal for rows of zeros. Equal up to float32 rounding for rows whose norm is at least a thousand times eps.
         gamma, eps = gamma / math.sqrt(size), eps**2 / size
     blob = permuted(node, node.blob_of(found.x), found.shape, found.order)
     if blob.shape[-1] != size or len(blob.shape) > 3:
@@ -371,14 +379,14 @@ def _write_of_rows(node: Node, found: _Normalised) -> Blob | None:
     return permuted(node, blob, turned, np.argsort(found.order).tolist())
 
 
-_NOTHING = 1e-10  # no row of a network has so small a norm, unless it is 0
+_NOTHING = 1e-10  # no row of a network has a norm as small as this, except rows of zeros
 
 
 def _write_normalize(node: Node, found: _Normalised) -> Blob:
-    """Normalize, over the channels of every pixel."""
+    """Write a Normalize over the channels of every pixel."""
     rows, size = found.gamma.shape
     scale, eps = found.gamma[0], found.eps
-    if not found.norm.floored:  # the layer sums, and takes no mean
+    if not found.norm.floored:  # the layer uses the sum of squares, not the mean
         scale, eps = scale * math.sqrt(size), eps * size
     if np.allclose(scale, scale[0], rtol=1e-6):
         scale = scale[:1]
@@ -391,7 +399,7 @@ def _write_normalize(node: Node, found: _Normalised) -> Blob:
 
 
 def _write_group_norm(node: Node, shape: Shape, found: _Normalised, *, rows_are_alike: bool) -> Blob | None:
-    """GroupNorm, where each channel of x has its own gamma and beta; not where channels are the rows of a LayerNorm."""
+    """Write a GroupNorm if gamma and beta are per channel. None if not, or if a LayerNorm of rows fits."""
     groups = found.gamma.shape[0]
     if not 3 <= len(shape) <= 5 or shape[0] != 1 or shape[1] % groups:
         return None
@@ -420,7 +428,7 @@ def _float32(weights: Mapping[str, Array]) -> dict[str, Array]:
 
 @ends_in("Slice")
 def sliced(node: Node) -> bool:
-    """Slices of Slices: torch exports one for each axis."""
+    """A chain of Slices as one. torch exports one Slice for each axis."""
     chain = [node]
     while (before := chain[-1].maker(0)) is not None and before.op == "Slice" and before.alone:
         chain.append(before)
@@ -437,7 +445,10 @@ def sliced(node: Node) -> bool:
 
 @ends_in("Concat")
 def focus(node: Node) -> bool:
-    """x[..., ::2, ::2] and the other three of four pixels, joined: a convolution with weights of 0 and 1."""
+    """Space to depth as in YOLOv5's Focus: x[..., ::2, ::2] and the three shifted versions, joined.
+
+    It is written as a convolution with weights of 0 and 1.
+    """
     shape = node.out_shape()
     if len(shape) != 4 or shape[0] != 1 or int(node.attr("axis", 1)) % 4 != 1 or node.inputs != 4:
         return False
@@ -446,7 +457,7 @@ def focus(node: Node) -> bool:
     if len(names) != 1 or sorted(phases) != [(0, 0), (0, 1), (1, 0), (1, 1)]:
         return False
     channels = shape[1] // 4
-    if channels > 16:  # the convolution would take longer than cutting
+    if channels > 16:  # the convolution would take longer than the Slices
         return False
     weight = np.zeros((4, channels, channels, 2, 2), np.float32)
     for part, (row, column) in enumerate(phases):
@@ -459,7 +470,7 @@ def focus(node: Node) -> bool:
 
 
 def _every_second(node: Node | None) -> tuple[str, tuple[int, ...]]:
-    """The image that Slices take every second row and column of, and the first one they take; "" for anything else."""
+    """(the image, (first row, first column)) of Slices that take every second row and column; ("", ()) otherwise."""
     starts: dict[int, int] = {}
     name = ""
     while node is not None and node.op == "Slice" and len(node.shape(0)) == 4:

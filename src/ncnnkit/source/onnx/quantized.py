@@ -1,8 +1,8 @@
-"""Quantised ONNX models as models in floating point, with the scales of their layers kept.
+"""Turns quantised ONNX models into models in floating point that keep the scales of their layers.
 
-:mod:`.codes` says what codes stand for, :mod:`.dequantizing` how each operator is rewritten. A layer whose input and
-weights had codes keeps their scales as :class:`~ncnnkit.model.scales.LayerScales`, in the metadata of its node, so that
-a file of the model keeps them, too. ncnn's own int8 is made from them.
+:mod:`.dequantizing` has a function for each operator. If the input and the weights of a layer were quantised, its
+scales are kept as :class:`~ncnnkit.model.scales.LayerScales` in the metadata of its node, so that they are saved with
+the model. ncnn's int8 model is made from these scales.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from . import dequantizing  # noqa: F401  # it fills the table
 from .codes import REWRITES, Rewriter
 
 SCALES = "ncnnkit.scales"
-"""The key of a node's metadata that holds its LayerScales."""
+"""Key of the LayerScales in a node's metadata."""
 _LAYERS = ("Conv", "Gemm", "MatMul", "ConvTranspose")
-_INT8 = ("Conv", "Gemm", "MatMul")  # those of them that ncnn runs in int8 with a scale known beforehand
+_INT8 = ("Conv", "Gemm", "MatMul")  # the ones that ncnn runs in int8 with a constant scale of the input
 
-DYNAMIC = "the scales of their inputs are computed while the original runs; ncnn needs them before"
+DYNAMIC = "the scales of their inputs are computed at run time; ncnn needs constant scales"
 FLOAT_INPUT = "the original does not quantise their input"
 BITS = "their codes do not have 8 bits"
 COMPUTED = "their weights are computed"
-ALONG_INPUTS = "their weights have scales along the inputs or by blocks; ncnn has one for each output channel"
-CHANNELS = "their input has a scale for each channel; ncnn has one"
+ALONG_INPUTS = "their weights have scales per input channel or per block; ncnn has one per output channel"
+CHANNELS = "their input has per-channel scales; ncnn has one scale per tensor"
 NO_KERNEL = "ncnn does not run them in int8"
-ROUNDED = "their weights have zero points; ncnn has none, so they are rounded again"
+ROUNDED = "their weights have zero points; ncnn has none, so they are quantised again"
 
 
 @dataclass(frozen=True)
 class QuantisedModel:
-    """What a model's own quantisation was.
+    """What is kept of a model's own quantisation.
 
     Attributes:
         layers: names of the nodes that keep their scales.
-        lost: reason -> names of the nodes that it holds for.
+        lost: reason why ncnn cannot represent a quantisation -> names of the nodes.
     """
 
     layers: tuple[str, ...]
@@ -52,7 +52,7 @@ def dequantize(model: ir.Model) -> QuantisedModel | None:
         model: with functions inlined, constants as initializers, and names for all nodes and values.
 
     Returns:
-        What was kept of the quantisation, and what was not; None for a model that is not quantised.
+        What is kept of the quantisation; None if the model is not quantised.
     """
     graph = model.graph
     if not any((node.domain, node.op_type) in REWRITES for node in graph):
@@ -74,7 +74,7 @@ def dequantize(model: ir.Model) -> QuantisedModel | None:
 
 
 def _drop_unread(graph: ir.Graph) -> None:
-    """Remove the nodes that nothing reads any more, and the constants."""
+    """Remove nodes and constants that nothing reads any more."""
     outputs = set(graph.outputs)
     for node in reversed(list(graph)):
         if not any(value.uses() or value in outputs for value in node.outputs):
@@ -85,7 +85,7 @@ def _drop_unread(graph: ir.Graph) -> None:
 
 
 def _layer_scales(rewriter: Rewriter, node: ir.Node) -> tuple[LayerScales | None, list[str]]:
-    """The scales of a node, and what of its quantisation ncnn cannot keep."""
+    """The scales of a node, and the reasons why ncnn cannot represent its quantisation."""
     if node in rewriter.dynamic:
         return None, [DYNAMIC]
     x, w = rewriter.read.get((node, 0)), rewriter.read.get((node, 1))
@@ -108,7 +108,7 @@ def _layer_scales(rewriter: Rewriter, node: ir.Node) -> tuple[LayerScales | None
         return None, [ALONG_INPUTS]
     _, zeros = w.along(codes.shape)
     steps = np.abs(codes - zeros).max(axis=tuple(i for i in range(codes.ndim) if i != axis))
-    fits = steps <= 128  # a code of -128 becomes -127, which is less than rounding the whole channel again
+    fits = steps <= 128  # a code of -128 becomes -127: a smaller error than rounding the whole channel again
     point = int(x.zero.reshape(-1)[0]) - (128 if x.low == 0 else 0)
     largest = tuple(int(step) for step in np.where(fits, steps, STEPS))
     found = LayerScales(largest, 1.0 / float(x.scale.reshape(-1)[0]), max(point, -STEPS))
@@ -116,7 +116,7 @@ def _layer_scales(rewriter: Rewriter, node: ir.Node) -> tuple[LayerScales | None
 
 
 def scales_of(node: ir.Node) -> LayerScales | None:
-    """The scales that :func:`dequantize` wrote into a node."""
+    """The scales that :func:`dequantize` wrote into a node; None if there are none."""
     text = node.metadata_props.get(SCALES)
     if text is None:
         return None

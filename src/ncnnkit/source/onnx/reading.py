@@ -1,11 +1,10 @@
-"""Reads an ONNX file as a model with fixed shapes, in float32, and with known constants.
+"""Reads an ONNX file as a model with fixed shapes, in float32, with folded constants.
 
-A quantised model becomes one in floating point that keeps the scales: see :mod:`.quantized`.
+A quantised model becomes a model in floating point that keeps the scales: see :mod:`.quantized`.
 
-Two things are asked of ONNX Runtime rather than computed here: the shape of every value and the values of those that
-do not depend on the inputs. One run gives both, whatever way the exporter took to write them, and there is no second
-implementation of shape inference and of constant folding to keep right. That run hands out shapes only of what depends
-on the inputs: handing out the values themselves takes as much memory as all of them together.
+One run of ONNX Runtime gives the shapes of all values, and the values that do not depend on the inputs. So ncnnkit
+needs no shape inference and no constant folding of its own. For values that depend on the inputs, the run returns only
+the shapes, to save memory.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ from .quantized import dequantize
 Array = NDArray[Any]
 
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
-"""The types that become float32: ncnn's own precisions decide what is stored in 16 bits."""
+"""The types that become float32. What is stored in 16 bits is decided later, by ncnn's precisions."""
 
 _COUNTING = frozenset(("Compress", "NonMaxSuppression", "NonZero", "Unique"))
-_VALUES_A_RUN = 200  # how many values one run hands out: their memory is taken at once
+_VALUES_A_RUN = 200  # the most values that one run returns, to limit the memory
 
 
 _NO_TENSOR = "sequence"
@@ -49,9 +48,9 @@ class Reading:
 
     Attributes:
         model: with functions inlined, and in float32.
-        shapes: of every value, the batch axis included.
-        constants: the values that do not depend on the inputs, and those of no elements.
-        kinds: of the numbers of every value, by numpy's letter: f, i, u or b.
+        shapes: of every value, including the batch axis.
+        constants: the values that do not depend on the inputs, and the empty ones.
+        kinds: numpy's letter for the type of every value: f, i, u or b.
     """
 
     model: ir.Model
@@ -61,7 +60,7 @@ class Reading:
 
     @property
     def numbers(self) -> list[str]:
-        """The inputs of one whole number: options such as a sampling rate, or a count."""
+        """The names of scalar integer inputs: options such as a sample rate, or a count."""
         names = (str(value.name) for value in fed(self.model.graph))
         return [name for name in names if self.kinds[name] in "iu" and math.prod(self.shapes[name]) == 1]
 
@@ -70,8 +69,8 @@ def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
     """Read an ONNX file for inputs of these shapes.
 
     Args:
-        path: a model; weights in other files are read, too.
-        shapes: of the inputs that are fed, in the model's order, the batch axis included.
+        path: a model; external data is read, too.
+        shapes: of the inputs that are fed, in the model's order, including the batch axis.
 
     Raises:
         ConvertError: the file cannot be read, or ONNX Runtime cannot run it with inputs of these shapes.
@@ -80,10 +79,11 @@ def read(path: Path, shapes: Sequence[tuple[int, ...]]) -> Reading:
 
 
 def load(path: Path) -> ir.Model:
-    """An ONNX file as a model with functions inlined, in float32 and not quantised, whose values all have names.
+    """Load an ONNX file as a model in float32: functions are inlined, and all values have names.
 
     Returns:
-        The model. Where it was quantised, its ``meta`` holds a :class:`~.quantized.QuantisedModel` as ``QUANTISED``.
+        The model. If it was quantised, it is dequantised, and ``meta[QUANTISED]`` is a
+        :class:`~.quantized.QuantisedModel`.
 
     Raises:
         ConvertError: the file cannot be read.
@@ -92,20 +92,20 @@ def load(path: Path) -> ir.Model:
         model = ir.load(path)
         common.InlinePass()(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        ir.external_data.load_to_model(model)  # of initializers alone: constants had to become some first
+        ir.external_data.load_to_model(model)  # only loads initializers, so constants were made initializers before
         common.RemoveUnusedNodesPass()(model)
-    except Exception as error:  # onnx-ir and protobuf raise kinds of their own
+    except Exception as error:  # onnx-ir and protobuf have exceptions of their own
         raise ConvertError(f"the ONNX file cannot be read: {say(error)}", where=str(path)) from None
     _widen(model)
     write_out(model.graph)
-    common.NameFixPass()(model)  # files written by hand leave names out
+    common.NameFixPass()(model)  # files written by hand may lack names
     if quantised := dequantize(model):
         model.meta[QUANTISED] = quantised
     return model
 
 
 def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
-    """A loaded model with the shapes and constants that it has for inputs of these shapes.
+    """Find the shapes and constants of a loaded model for inputs of these shapes.
 
     Raises:
         ConvertError: ONNX Runtime cannot run it with inputs of these shapes.
@@ -132,25 +132,25 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
         common.NameFixPass()(model)
         return evaluate(model, shapes)
     kinds = dict.fromkeys(found, "f") | types | {name: array.dtype.kind for name, array in (feeds | constants).items()}
-    # A tensor of no elements is known, whatever it is computed from, unless it has some for other samples.
+    # An empty tensor is a constant, unless it may have elements for other samples.
     empty = {name: shape for name, shape in measured.items() if 0 in shape and name not in counted}
     constants |= {name: np.zeros(shape, kinds[name]) for name, shape in empty.items()}
     return Reading(model, found, constants, kinds)
 
 
 def fed(graph: ir.Graph) -> list[ir.Value]:
-    """The inputs that are fed: old files list their weights among the inputs, too."""
+    """The inputs that are fed. Old files list initializers among the inputs, too."""
     return [value for value in graph.inputs if value.name not in graph.initializers]
 
 
 def example(shape: tuple[int, ...], dtype: ir.DataType | None) -> Array:
-    """An input that every network can run on: noise, and zeros where whole numbers are indices."""
+    """An array that is a valid input of every network: noise, or zeros for integers, which may be indices."""
     kind = np.dtype(np.float32 if dtype is None else dtype.numpy())
     return np.random.default_rng(0).random(shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
 
 
 def _widen(model: ir.Model) -> None:
-    """Turn every value of 16 or 64 bits of floating point into float32."""
+    """Convert all floating-point values of 16 or 64 bits to float32."""
     graph = model.graph
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
@@ -170,7 +170,7 @@ def _widen(model: ir.Model) -> None:
 
 
 def _types(proto: onnx.ModelProto) -> dict[str, str]:
-    """Value -> its kind, as the letter of numpy, if ONNX can infer the type; _NO_TENSOR for a sequence."""
+    """Name of a value -> numpy's letter for its type, if ONNX can infer it; _NO_TENSOR for a sequence."""
     found = {}
     graph = onnx.shape_inference.infer_shapes(proto).graph
     for value in (*graph.value_info, *graph.output):
@@ -182,7 +182,7 @@ def _types(proto: onnx.ModelProto) -> dict[str, str]:
 
 
 def _counted(graph: ir.Graph, constants: Any) -> set[str]:
-    """Names of the values that follow from how many values satisfy a condition: their shapes change with the sample."""
+    """Names of the values whose shapes depend on the input's values, such as the result of a NonZero."""
     known: set[str] = set(constants)
     found: set[str] = set()
     for node in graph:
@@ -193,7 +193,7 @@ def _counted(graph: ir.Graph, constants: Any) -> set[str]:
 
 
 def _independent(graph: ir.Graph, constants: Any, counted: set[str]) -> set[str]:
-    """Names of the values that do not depend on the inputs' values; a shape depends on none, unless it is counted."""
+    """Names of the values that do not depend on the inputs' values. Shapes do not, except those in ``counted``."""
     known = set(constants)
     for node in graph:
         if node.op_type in RANDOM or any(a.type in (ir.AttributeType.GRAPH,) for a in node.attributes.values()):
@@ -205,20 +205,23 @@ def _independent(graph: ir.Graph, constants: Any, counted: set[str]) -> set[str]
     return known
 
 
-def answer(
-    operator: str, inputs: Mapping[str, Array], places: Sequence[str], attributes: Mapping[str, Any], opset: int
+def run_operator(
+    operator: str, inputs: Mapping[str, Array], order: Sequence[str], attributes: Mapping[str, Any], opset: int
 ) -> Array:
-    """What ONNX Runtime computes with one operator.
+    """Run one operator in ONNX Runtime.
 
     Args:
         operator: its name.
-        inputs: by any names.
-        places: the names of the operator's inputs in their order, "" for one that is left out.
+        inputs: name -> array. The names are free.
+        order: the names of the operator's inputs in order, "" for one that is left out.
         attributes: of the operator.
-        opset: which version of the operator.
+        opset: the version of the operator.
+
+    Returns:
+        The operator's first output.
     """
     graph = helper.make_graph(
-        [helper.make_node(operator, places, ["answer"], **attributes)],
+        [helper.make_node(operator, order, ["result"], **attributes)],
         "one operator",
         [
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
@@ -227,14 +230,14 @@ def answer(
         [],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
-    return next(_run(model, ["answer"], inputs))[1]
+    return next(_run(model, ["result"], inputs))[1]
 
 
 def _values_and_shapes(
     proto: onnx.ModelProto, names: Sequence[str], measured: Sequence[str], feeds: Mapping[str, Array]
 ) -> tuple[dict[str, Array], dict[str, tuple[int, ...]]]:
-    """What some values of the network are for one sample, and the shapes of others; ``proto`` gets Shape nodes."""
-    sides = {name: f"ncnnkit's shape of {name}" for name in measured}  # no exporter gives such names
+    """Some values of the network for one sample, and the shapes of others. Shape nodes are added to ``proto``."""
+    sides = {name: f"ncnnkit's shape of {name}" for name in measured}  # no exporter writes such names
     proto.graph.node.extend(helper.make_node("Shape", [name], [shape]) for name, shape in sides.items())
     asked = [*names, *sides.values()]
     answers = dict(_run(proto, asked, feeds, at_once=max(len(asked), 1)))
@@ -243,7 +246,7 @@ def _values_and_shapes(
 
 
 def compute(model: ir.Model, names: Sequence[str], feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-    """Values of a network for one sample, a part of them at a time.
+    """Compute values of a network for one sample, in several runs to save memory.
 
     Args:
         model: as :func:`load` gives it.
@@ -259,7 +262,7 @@ def compute(model: ir.Model, names: Sequence[str], feeds: Mapping[str, Array]) -
 def _run(
     proto: onnx.ModelProto, names: Sequence[str], feeds: Mapping[str, Array], at_once: int = _VALUES_A_RUN
 ) -> Iterator[tuple[str, Array]]:
-    """Values of a network in ONNX Runtime; ``proto`` gets them as outputs."""
+    """Compute values of a network in ONNX Runtime. They become the outputs of ``proto``."""
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     running = session(proto)
@@ -267,12 +270,12 @@ def _run(
         for start in range(0, len(names), at_once):
             part = list(names[start : start + at_once])
             yield from zip(part, run_session(running, part, feeds), strict=True)
-    except Exception as error:  # a family of its own, derived from Exception
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None
 
 
 def session(proto: onnx.ModelProto) -> Any:
-    """A model in ONNX Runtime, as it is: nothing is optimised. Raises ConvertError."""
+    """Load a model in ONNX Runtime without optimisation. Raises ConvertError."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -280,5 +283,5 @@ def session(proto: onnx.ModelProto) -> Any:
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # a family of its own, derived from Exception
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None

@@ -1,6 +1,6 @@
 """Recurrent networks: RNN, GRU and LSTM, with states as inputs and outputs.
 
-What ncnn's layers compute is one layer for each sequence of the batch. Other kinds of cells are written step by step.
+A cell that ncnn supports becomes one layer for each sequence of the batch. Other cells are unrolled, step by step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .matrix import inner_product
 
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 _ORDER = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 2, 1, 3]}
-"""ncnn's gates (R U N; I F O G) by their place in ONNX's (z r h; i o f c)."""
+"""The index in ONNX's gates (z r h; i o f c) of each of ncnn's gates (R U N; I F O G)."""
 _ACTIVATIONS = {"RNN": ["tanh"], "GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}
 _DIRECTIONS = {"forward": 0, "reverse": 1, "bidirectional": 2}
 
@@ -38,7 +38,7 @@ def recurrent(node: Node) -> None:
     weights = _weights(node, both, hidden)
     shapes: list[Shape] = [(steps, both * hidden), *[(both, hidden)] * _STATES[node.op]]
     params = {"num_output": hidden, "weight_data_size": weights["weight_xc"].size, "direction": direction}
-    # Each sequence of the batch by a layer of its own; the layers have the same weights.
+    # Each sequence of the batch gets a layer of its own. The layers have the same weights.
     sequences = _of_batch(node, node.blob(0), (steps, batch, width))
     states = [
         _of_batch(node, node.blob(5 + i), (both, batch, hidden)) if node.has(5 + i) else
@@ -58,7 +58,7 @@ _STATES = {"RNN": 1, "GRU": 1, "LSTM": 2}
 
 
 def _of_batch(node: Node, blob: Blob, shape: Shape) -> list[Blob]:
-    """The parts of a value along its second axis, the batch, without that axis."""
+    """Cut a value along its second axis, the batch, into blobs without that axis."""
     first, batch, width = shape
     if batch == 1:
         return [node.lowering.view(blob, (first, width))]
@@ -68,7 +68,7 @@ def _of_batch(node: Node, blob: Blob, shape: Shape) -> list[Blob]:
 
 
 def _as_batch(node: Node, blobs: list[Blob]) -> Blob:
-    """The parts of a batch as one blob, the batch as its first axis."""
+    """Join the blobs of a batch. The batch becomes the first axis."""
     if len(blobs) == 1:
         return blobs[0]
     rows = [node.lowering.view(blob, (1, *blob.shape)) for blob in blobs]
@@ -78,17 +78,17 @@ def _as_batch(node: Node, blobs: list[Blob]) -> Blob:
 def _layer(
     node: Node, inputs: list[Blob], shapes: list[Shape], weights: dict[str, Array], params: dict[str, int]
 ) -> list[Blob]:
-    """One recurrent layer: its outputs at every step, and its last states.
+    """Write one recurrent layer. Returns its outputs at every step, and its last states.
 
-    The last state is cut from the outputs, except an LSTM's cell, which is no part of them: a blob of the layer that
-    no layer reads would become an output of the network.
+    The last state is cut from the outputs at every step. Only the cell of an LSTM is an output blob of the layer,
+    because it is not part of these. All output blobs must be read: an unread blob would be an output of the network.
     """
     cell = node.op == "LSTM" and node.is_read(2)
     y, *states = node.lowering.emit(node.op, node.name, inputs, shapes if cell else shapes[:1], weights, **params)
     found = [y]
     if node.is_read(1) or cell:
         found.append(_last(node, y, shapes[1], params["direction"]))
-    if cell:  # the other outputs are read, too: they are added, times 0
+    if cell:  # the other output blobs are read, too: they are multiplied by 0 and added
         unread = states[0] if node.is_read(0) or node.is_read(1) else _sum(node, states[0], found[1])
         nothing = node.emit("BinaryOp", [unread], unread.shape, op_type=2, with_scalar=1, b=0.0)
         found.append(_sum(node, states[1], nothing))
@@ -100,7 +100,7 @@ def _sum(node: Node, one: Blob, other: Blob) -> Blob:
 
 
 def _last(node: Node, y: Blob, shape: Shape, direction: int) -> Blob:
-    """The state after the last step: of a direction that goes backwards that is the first one."""
+    """The state after the last step. In the backward direction, this is the first row."""
     steps, (both, hidden) = y.shape[0], shape
     ends = [steps - 1, 0] if both == 2 else [0 if direction == 1 else steps - 1]
     parts = [
@@ -111,7 +111,7 @@ def _last(node: Node, y: Blob, shape: Shape, direction: int) -> Blob:
 
 
 def _what_ncnn_lacks(node: Node, both: int) -> str:
-    """How a node differs from ncnn's layer of its name, "" if it does not."""
+    """How a node differs from ncnn's layer of the same name, as a clause; empty if it does not."""
     said = [name.lower() for name in node.attr("activations", ()) or ()]
     if said and said != _ACTIVATIONS[node.op] * both:
         return f"has the activations {', '.join(said)}"
@@ -142,7 +142,7 @@ def _weights(node: Node, both: int, hidden: int) -> dict[str, Array]:
         else np.zeros((both, 2 * gates * hidden), np.float32)
     )
     of_input, of_state = ordered(bias[:, : gates * hidden]), ordered(bias[:, gates * hidden :])
-    if node.op == "GRU":  # the last gate keeps its two biases apart
+    if node.op == "GRU":  # in the last gate, the two biases are separate
         joined = np.concatenate(
             [(of_input + of_state)[:, : 2 * hidden], of_input[:, 2 * hidden :], of_state[:, 2 * hidden :]], axis=1
         )
@@ -161,7 +161,7 @@ _Function = Callable[[Blob], Blob]
 
 
 def _step_by_step(node: Node, both: int, hidden: int) -> list[Blob | None]:
-    """The outputs of a node, each step in layers of its own; the sequences of the batch are rows."""
+    """The outputs of an unrolled node. The sequences of the batch are rows of each step's blobs."""
     steps, batch, width = node.shape(0)
     sequence = node.blob(0, (steps * batch, width))
     directions = ["forward", "reverse"] if both == 2 else [node.attr("direction", "forward")]
@@ -184,7 +184,7 @@ def _step_by_step(node: Node, both: int, hidden: int) -> list[Blob | None]:
 
 
 def _first_state(node: Node, place: int, index: int, both: int, shape: Shape) -> Blob:
-    """What a direction begins with: a part of an input, or zeros."""
+    """The initial state of a direction: a part of an input, or zeros."""
     batch, hidden = shape
     if not node.has(place):
         return node.lowering.hold(np.zeros(shape), shape, f"{node.name}/state")
@@ -204,16 +204,17 @@ def _stacked(node: Node, parts: list[Blob]) -> Blob:
 
 @dataclass(frozen=True)
 class _Cell:
-    """One direction of a node: its weights in ONNX's order of gates, and what a step is written with.
+    """One direction of a node: its weights in ONNX's order of gates, and methods to write a step.
 
     Attributes:
         node: the node that gives the layers its name.
-        of_input: (gates * hidden, width).
-        of_state: (gates * hidden, hidden).
-        bias: of the product with the input, and of that with the state where both are just added.
-        state_bias: of the product with the state.
-        peepholes: an LSTM's i, o and f, where it has them.
-        functions: the activations, clipped before where the node asks for it.
+        hidden: size of the state.
+        of_input: weights of the input, (gates * hidden, width).
+        of_state: weights of the state, (gates * hidden, hidden).
+        bias: of the product with the input, (gates * hidden,).
+        state_bias: of the product with the state, (gates * hidden,).
+        peepholes: of an LSTM, (3, hidden) for i, o and f; None if it has none.
+        functions: the activations. They clip their input if the node asks for it.
     """
 
     node: Node
@@ -237,7 +238,7 @@ class _Cell:
         return cls(node, hidden, w, r, biases[0], biases[1], peepholes, functions)
 
     def product(self, state: Blob, first: int, count: int) -> Blob:
-        """The weights of some gates times a state, with their bias."""
+        """The product of a state with the weights of some gates, plus their bias."""
         rows = slice(first * self.hidden, (first + count) * self.hidden)
         return inner_product(self.node, state, self.of_state[rows], self.state_bias[rows])
 
@@ -248,7 +249,7 @@ class _Cell:
         return self.node.emit("BinaryOp", [one, other], one.shape, op_type=kind)
 
     def peeped(self, gate: Blob, index: int, cell: Blob) -> Blob:
-        """A gate that sees the cell."""
+        """A gate plus its peephole connection to the cell."""
         if self.peepholes is None:
             return gate
         held = self.node.lowering.hold(self.peepholes[index], (1, self.hidden), f"{self.node.name}/peepholes")
@@ -295,13 +296,13 @@ _FUNCTIONS: dict[str, tuple[str, dict[str, float]]] = {
     "hardsigmoid": ("HardSigmoid", {"alpha": 0.2, "beta": 0.5}), "elu": ("ELU", {"alpha": 1.0}),
     "leakyrelu": ("ReLU", {"slope": 0.01}),
 }  # fmt: skip
-"""Activation -> ncnn's layer, and its params with ONNX's defaults."""
+"""Activation -> ncnn's layer, and its params with ONNX's default values."""
 
 
 def _functions(node: Node, both: int) -> Iterator[_Function]:
-    """The activations of a node in their order; its lists of numbers are for those that take any.
+    """The activations of a node, in order. ``activation_alpha`` and ``_beta`` list numbers only for those with params.
 
-    What they are applied to is clipped before, but for an LSTM's cell, which ONNX Runtime does not clip.
+    The input of an activation is clipped if the node asks for it. ONNX Runtime does not clip the cell of an LSTM.
     """
     given = {name: iter(node.attr(f"activation_{name}", ()) or ()) for name in ("alpha", "beta")}
     limit = node.attr("clip")

@@ -1,4 +1,4 @@
-"""Operators that gather values along axes: sums and the like, softmax, normalisation."""
+"""Operators that reduce along axes: sums and similar reductions, softmax, normalisation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REDUCTIONS = {
 def reduction(node: Node) -> None:
     shape = node.shape(0)
     if node.op == "ReduceMean" and node.output_kind() in "iu":
-        raise Unsupported("divides whole numbers")
+        raise Unsupported("takes the mean of integers")
     given = node.ints("axes", 1)
     if given or node.attr("noop_with_empty_axes", 0):
         axes = sorted({axis % len(shape) for axis in given or ()})
@@ -49,10 +49,10 @@ def reduction(node: Node) -> None:
 
 
 def _by_axes(shape: Shape, axes: Sequence[int]) -> tuple[Shape, tuple[int, ...]]:
-    """A blob's shape of four axes at most, and which of them are the ones to reduce.
+    """A blob's shape with at most four axes, and the indices of the axes to reduce in it.
 
     Raises:
-        Unsupported: even with neighbours of a kind merged there are more.
+        Unsupported: there are more than four axes even after merging adjacent ones.
     """
     groups: list[tuple[int, bool]] = []
     skip = int(shape[:1] == (1,) and len(shape) > 1)
@@ -70,19 +70,19 @@ def _by_axes(shape: Shape, axes: Sequence[int]) -> tuple[Shape, tuple[int, ...]]
 
 
 _SAME_ALONE = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
-"""The operators that change nothing over axes of one element."""
+"""The operators that change nothing if the axes have one element."""
 
 
 def reduced_over(node: Node, x: Blob, operation: int, axes: tuple[int, ...]) -> Blob:
-    """A Reduction that keeps its axes, with 1 element each."""
-    if not axes:  # ncnn reduces all axes where none is named
+    """Write a Reduction that keeps the reduced axes with size 1."""
+    if not axes:  # without axes, ncnn would reduce all of them
         x, axes = node.lowering.view(x, (x.size, 1)), (1,)
     out = tuple(1 if i in axes else side for i, side in enumerate(x.shape))
     return node.emit("Reduction", [x], out, operation=operation, reduce_all=0, axes=axes, keepdims=1, fixbug0=1)
 
 
 def _log_sum_exp(node: Node, x: Blob, axes: tuple[int, ...]) -> Blob:
-    """log(sum(exp(x - m))) + m, with m the largest x: ncnn's own exponentials overflow above 88."""
+    """Write log(sum(exp(x - m))) + m, with m the largest x. Without m, the exponentials overflow above 88."""
     largest = reduced_over(node, x, 4, axes)
     below = node.emit("BinaryOp", [x, largest], x.shape, op_type=1)
     found = reduced_over(node, below, _REDUCTIONS["ReduceLogSumExp"], axes)
@@ -91,7 +91,7 @@ def _log_sum_exp(node: Node, x: Blob, axes: tuple[int, ...]) -> Blob:
 
 @operator("Softmax", "LogSoftmax")
 def softmax(node: Node) -> None:
-    """Before opset 13 the axes from ``axis`` on are one: those files say so by what ONNX Runtime computes."""
+    """Write a Softmax. Before opset 13, all axes from ``axis`` on are flattened into one."""
     shape = node.shape(0)
     axis = int(node.attr("axis", 1 if node.lowering.opset < 13 else -1)) % len(shape)
     if node.lowering.opset < 13 and math.prod(shape[axis + 1 :]) != 1:
@@ -156,7 +156,7 @@ def layer_normalization(node: Node) -> None:
 
 
 def _statistics(node: Node, size: int, eps: float) -> tuple[Blob, Blob]:
-    """The mean of the last elements of the first input, and one over their deviation."""
+    """The mean and the inverse standard deviation of the last ``size`` elements of the first input."""
     x = node.blob(0, (math.prod(node.shape(0)) // size, size))
     mean = reduced_over(node, x, 3, (1,))
     centred = node.emit("BinaryOp", [x, mean], x.shape, op_type=1)
@@ -167,7 +167,7 @@ def _statistics(node: Node, size: int, eps: float) -> tuple[Blob, Blob]:
 
 
 def layer_norm(node: Node, x: Blob, gamma: Array, beta: Array | None, eps: float, *, centred: bool) -> Blob:
-    """LayerNorm, or RMSNorm where it is not centred, over the last elements, as many as ``gamma`` has."""
+    """Write a LayerNorm, or an RMSNorm if it is not centred, over as many last elements as ``gamma`` has."""
     size = gamma.size
     x = node.lowering.view(x, (x.size // size, size) if x.size > size else (size,))
     weights = {"gamma": gamma.astype(np.float32)}
@@ -180,7 +180,7 @@ def layer_norm(node: Node, x: Blob, gamma: Array, beta: Array | None, eps: float
 def lrn(node: Node) -> None:
     size = int(node.attr("size"))
     if size % 2 == 0:
-        raise Unsupported(f"looks at an even number of channels, {size}")
+        raise Unsupported(f"normalises over an even number of channels, {size}")
     defaults = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
     numbers = {name: float(node.attr(name, default)) for name, default in defaults.items()}
 
@@ -197,7 +197,7 @@ def lp_normalization(node: Node) -> None:
     view, (place,) = with_axes_kept(shape, [int(node.attr("axis", -1))])
     x = node.blob(0, view)
     norm = reduced_over(node, x, {1: 7, 2: 8}[int(node.attr("p", 2))], (place,))
-    # The norm of zeros is 0, and so is what ONNX makes of it.
+    # The norm of zeros is 0. ONNX's result is then 0, too.
     above = node.emit("BinaryOp", [norm], norm.shape, op_type=4, with_scalar=1, b=1e-30)
     node.gives(node.emit("BinaryOp", [x, above], view, op_type=3))
 
@@ -206,7 +206,7 @@ def lp_normalization(node: Node) -> None:
 def group_normalization(node: Node) -> None:
     shape, groups = node.shape(0), int(node.attr("num_groups"))
     gamma, beta = (node.needed_constant(i, "weights").reshape(-1).astype(np.float32) for i in (1, 2))
-    if gamma.size == groups:  # before opset 21 there was one number a group
+    if gamma.size == groups:  # before opset 21, there was one number per group
         gamma, beta = (np.repeat(values, shape[1] // groups) for values in (gamma, beta))
     params = {"group": groups, "channels": shape[1], "eps": float(node.attr("epsilon", 1e-5)), "affine": 1}
 
@@ -222,7 +222,7 @@ def rms_normalization(node: Node) -> None:
     shape = node.shape(0)
     axis = int(node.attr("axis", -1)) % len(shape)
     if any(node.is_read(index) for index in range(1, node.outputs)):
-        raise Unsupported("hands out its deviation")
+        raise Unsupported("returns its deviation")
     gamma = np.broadcast_to(node.needed_constant(1, "scale"), shape[axis:]).reshape(-1)
     node.gives(layer_norm(node, node.blob(0), gamma, None, float(node.attr("epsilon", 1e-5)), centred=False))
 

@@ -1,4 +1,4 @@
-"""Lists of tensors with known lengths, which need no layers; and the remaining control flow."""
+"""Lists of tensors with known lengths, which need no layers, and control flow that could not be resolved."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def empty(node: Node) -> None:
 @operator("SequenceInsert")
 def insert(node: Node) -> None:
     parts = list(_parts(node))
-    place = int(node.needed_constant(2, "place")) if node.has(2) else len(parts)
+    place = int(node.needed_constant(2, "position")) if node.has(2) else len(parts)
     parts.insert(place if place >= 0 else len(parts) + place, (node.shape(1), node.blob(1)))
     node.lowering.sequences[node.output(0)] = parts
 
@@ -32,13 +32,13 @@ def _parts(node: Node) -> list[tuple[Shape, Blob]]:
     """The list that is a node's first input."""
     parts = node.lowering.sequences.get(node.value(0))
     if parts is None:
-        raise Unsupported("reads a list that is computed while it runs")
+        raise Unsupported("reads a list that is computed at run time")
     return parts
 
 
 @operator("If")
 def branch(node: Node) -> None:
-    raise Unsupported("chooses its branch while it runs")
+    raise Unsupported("chooses its branch at run time")
 
 
 @operator("Loop", "Scan")
@@ -70,7 +70,7 @@ def split_to_sequence(node: Node) -> None:
 @operator("SequenceAt")
 def sequence_at(node: Node) -> None:
     parts = _parts(node)
-    node.gives(parts[int(node.needed_constant(1, "place"))][1])
+    node.gives(parts[int(node.needed_constant(1, "position"))][1])
 
 
 @operator("ConcatFromSequence")

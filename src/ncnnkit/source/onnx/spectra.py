@@ -1,7 +1,7 @@
-"""Fourier transforms of real signals: products with constant sines and cosines.
+"""Fourier transforms of real signals, as products with constant sines and cosines.
 
-ncnn's own Spectrogram knows three windows and pads by itself. A convolution with the window and the waves as weights is
-the same for any window.
+ncnn's Spectrogram supports only three windows and always pads. Here, the window times the sines and cosines are the
+weights of a convolution, which works for any window.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from .axes import permuted
 from .lowering import Array, Blob, Node, Unsupported, each_of_batch, operator
 from .matrix import linear
 
-_LONGEST = 4096  # of a frame: its waves are a table of the square of that
+_LONGEST = 4096  # samples of a frame; the table of its sines and cosines has about the square of that
 
 
 def _waves(points: int, length: int, onesided: bool) -> Array:
-    """The real and the imaginary part of each frequency as neighbouring rows, (2 * frequencies, points)."""
+    """The matrix of the transform, (2 * frequencies, points). Rows alternate between real and imaginary parts."""
     if length > _LONGEST:
         raise Unsupported(f"transforms {length} values at a time")
     count = length // 2 + 1 if onesided else length
-    turns = np.outer(np.arange(count), np.arange(points)) % length  # exact: sines of large angles are not
+    turns = np.outer(np.arange(count), np.arange(points)) % length  # in integers: sines of large angles are inexact
     angles = 2 * np.pi / length * turns
     rows: Array = np.stack([np.cos(angles), -np.sin(angles)], 1).reshape(2 * count, points)
     return rows
@@ -28,7 +28,7 @@ def _waves(points: int, length: int, onesided: bool) -> Array:
 
 @operator("STFT")
 def stft(node: Node) -> None:
-    """(batch, length) or (batch, length, 1) to (batch, frames, frequencies, 2)."""
+    """Transform (batch, length) or (batch, length, 1) to (batch, frames, frequencies, 2)."""
     if node.shape(0)[2:] not in ((), (1,)):
         raise Unsupported("transforms a complex signal")
     step = int(node.needed_constant(1, "step").reshape(-1)[0])
@@ -57,14 +57,14 @@ def stft(node: Node) -> None:
 
 @operator("DFT")
 def dft(node: Node) -> None:
-    """(…, length, 1) to (…, frequencies, 2), of the last axis but one."""
+    """Transform (…, length, 1) to (…, frequencies, 2), along the second-last axis."""
     shape = node.shape(0)
     axis = node.ints("axis", 2) or ((1,) if node.lowering.opset < 20 else (-2,))
     if shape[-1] != 1 or node.attr("inverse", 0) or axis[0] % len(shape) != len(shape) - 2:
-        raise Unsupported(f"transforms {list(shape)} in another way than real numbers along the last axis but one")
+        raise Unsupported(f"does not transform real numbers along the second-last axis of {list(shape)}")
     given = node.needed_constant(1, "length") if node.has(1) else None
     length = shape[-2] if given is None else int(given.reshape(-1)[0])
-    points = min(shape[-2], length)  # the rest is zero, or left out
+    points = min(shape[-2], length)  # the signal is cut, or padded with zeros
     waves = np.zeros((2 * node.out_shape()[-2], shape[-2]), np.float32)
     waves[:, :points] = _waves(points, length, bool(node.attr("onesided", 0)))
     node.gives(linear(node, shape[:-1], waves, None))

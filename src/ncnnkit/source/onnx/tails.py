@@ -1,8 +1,8 @@
-"""What comes after a cut: run by itself, and recognised as a decoder.
+"""Tails: the operators after a cut. A tail can be run, and recognised as a decoder.
 
-A tail is recognised by what it computes. Its operators, shapes and constants suggest decoders, and one that gives the
-same predictions as the tail, on made-up values of the tensors at the cut, is taken. So the spelling
-of an exporter does not matter, and a decoder that is taken is right.
+A tail is recognised by its results. Its operators, shapes and constants suggest candidate decoders. A candidate is
+accepted if it gives the same predictions as the tail on synthetic values of the tensors at the cut. So it does not
+matter how an exporter writes a decoder, and an accepted decoder is right.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from .reading import Reading, compute, example, fed, session
 Array = NDArray[Any]
 
 _LEAST_SHARE = 0.98
-"""The least share of equal predictions of a decoder that is right: two scores may be equal up to rounding."""
+"""The least share of equal predictions of a right decoder. It is below 1: scores may be equal up to rounding."""
 _LEAST_IOU = 0.999
 _MOST_SCORE_ERROR = 1e-3
 _ACTIVE = (300, 3000)
-"""About so many boxes of each made-up sample have high scores: few, and more than most tails keep."""
+"""The approximate number of boxes with high scores in each synthetic sample: few, and more than most tails keep."""
 
 
 class Tail:
     """The part of a model that comes after a cut.
 
     Attributes:
-        nodes: its nodes, in their order.
+        nodes: its nodes, in order.
         shapes: of the tensors at the cut, without the batch axis.
-        keypoints: (number, 2 or 3) of the keypoints behind the score and the label of a box.
-        scale: what the coordinates of the model's own boxes are multiplied by, (horizontal, vertical), to be pixels.
+        keypoints: (number of keypoints, 2 or 3 values for each), after the score and the label of a box.
+        scale: (horizontal, vertical) factor that converts the coordinates of the model's own boxes to pixels.
     """
 
     def __init__(self, reading: Reading, cut: Cut, keypoints: tuple[int, int] = (0, 2)) -> None:
-        """Take a tail out of a model. The model is not changed.
+        """Copy the tail from a model. The model is not changed.
 
         Raises:
-            ConvertError: it needs more than the tensors at the cut, or ONNX Runtime cannot load it.
+            ConvertError: it reads other tensors than those at the cut, or ONNX Runtime cannot load it.
         """
         self._reading, self._cut = reading, cut
         graph = reading.model.graph
@@ -61,7 +61,7 @@ class Tail:
         weights = [name for name in outside if name not in cut.outputs]
         for name in weights:
             if name not in reading.constants:
-                raise ConvertError(f"what comes after the cut reads {name!r}, too")
+                raise ConvertError(f"the operators after the cut also read {name!r}")
         self.shapes = [without_batch(reading.shapes[name]) for name in cut.outputs]
         self._fed = [name for name in cut.outputs if name in outside]
         self._made = [name for name in self._outputs if name in made]
@@ -81,10 +81,13 @@ class Tail:
         self.scale = (1.0, 1.0)
 
     def run(self, values: Sequence[Array]) -> list[Array]:
-        """The model's own outputs, in their order.
+        """Compute the model's own outputs.
 
         Args:
             values: of the tensors at the cut, with or without the batch axis.
+
+        Returns:
+            An array for each output, in the model's order.
 
         Raises:
             ConvertError: ONNX Runtime fails.
@@ -95,16 +98,16 @@ class Tail:
         }
         try:
             found = self._session.run(self._made, {name: known[name] for name in self._fed})
-        except Exception as error:  # a family of its own, derived from Exception
-            raise ConvertError(f"ONNX Runtime cannot run what comes after the cut: {error}") from None
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+            raise ConvertError(f"ONNX Runtime cannot run the operators after the cut: {error}") from None
         known |= dict(zip(self._made, found))
         return [known[name] for name in self._outputs]
 
     def predict(self, values: Sequence[Array]) -> Prediction:
-        """The model's own prediction, from the tensors at the cut. Arguments are those of :meth:`run`.
+        """Compute the model's own prediction from the tensors at the cut. Arguments are those of :meth:`run`.
 
         Raises:
-            ConvertError: ONNX Runtime fails, or the outputs are no prediction.
+            ConvertError: ONNX Runtime fails, or the outputs are neither boxes nor a map of classes.
         """
         found = read_outputs(self.run(values), self.keypoints)
         if found is None:
@@ -117,10 +120,10 @@ class Tail:
         return found
 
     def recognise(self, size: tuple[int, int]) -> Decoder | None:
-        """The decoder that computes what the tail computes; None if none does.
+        """The decoder that computes the same as the tail; None if there is none.
 
         Args:
-            size: (height, width) of the model's input, pixels. ``scale`` is set where boxes are fractions of it.
+            size: (height, width) of the model's input, pixels. ``scale`` is set if boxes are fractions of it.
 
         Raises:
             ConvertError: ONNX Runtime cannot run the model.
@@ -144,31 +147,33 @@ class Tail:
 
     @property
     def operators(self) -> set[str]:
+        """The types of its operators."""
         return {node.op_type for node in self._all_nodes()}
 
     def _all_nodes(self) -> Iterator[ir.Node]:
-        """Its nodes, and those in the branches of an If: torchvision suppresses boxes only where there are some."""
+        """Its nodes, and those in subgraphs: torchvision runs NonMaxSuppression inside an If."""
         return (inner for node in self.nodes for inner in _with_bodies(node))
 
     def constant(self, node: ir.Node, index: int) -> Array | None:
-        """An input that does not depend on the values at the cut; None if it does, or is left out."""
+        """The array of an input that does not depend on the values at the cut; None if it does, or is left out."""
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is None:
             return None
-        held = ir.convenience.get_const_tensor(value)  # in a branch nothing was computed beforehand
+        held = ir.convenience.get_const_tensor(value)  # constants inside a branch were not folded
         return self._reading.constants.get(str(value.name), None if held is None else held.numpy())
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...]:
+        """The shape of a value, including the batch axis; () if unknown."""
         return self._reading.shapes.get(str(value.name), ()) if value is not None else ()
 
     def numbers(self, kind: str, indices: Iterable[int] = (0, 1)) -> list[float]:
-        """Floating-point constants of one element: these inputs of the nodes of a kind, in their order, each once."""
+        """The distinct floating-point scalars in these inputs of the nodes of a type, in order."""
         found = (self.constant(node, i) for node in self._all_nodes() if node.op_type == kind for i in indices)
         scalars = (a.reshape(-1)[0] for a in found if a is not None and a.size == 1 and a.dtype.kind == "f")
         return list(dict.fromkeys(float(str(np.float32(scalar))) for scalar in scalars))  # 0.7, not 0.699999988
 
     def counts(self) -> list[int]:
-        """What may be the number of candidates: whole numbers that the sizes of the TopK nodes are computed from."""
+        """Possible numbers of candidates: the integers from which the sizes of the TopK nodes are computed."""
         seen: set[str] = set()
         wanted = [node.inputs[1] for node in self._all_nodes() if node.op_type == "TopK"]
         found: dict[int, None] = {}
@@ -185,7 +190,7 @@ class Tail:
         return sorted((count for count in found if count > 1), reverse=True)
 
     def kept(self) -> int:
-        """How many boxes are kept after a NonMaxSuppression; 0: all."""
+        """The number of boxes that are kept after a NonMaxSuppression; 0 if all are kept."""
         after: set[str] = set()
         for node in self.nodes:
             if "NonMaxSuppression" in (n.op_type for n in _with_bodies(node)) or not after.isdisjoint(reads(node)):
@@ -196,13 +201,13 @@ class Tail:
         return 0
 
     def kept_per_class(self) -> int:
-        """How many boxes of a class a NonMaxSuppression keeps; 0: all, or there is none."""
+        """The number of boxes per class that a NonMaxSuppression keeps; 0 if it keeps all, or if there is none."""
         found = [self.constant(node, 2) for node in self._all_nodes() if node.op_type == "NonMaxSuppression"]
         counts = [int(count.reshape(-1)[0]) for count in found if count is not None and count.size == 1]
         return min((count for count in counts if 0 < count < 1 << 31), default=0)
 
     def anchors(self, count: int) -> tuple[Grid, ...]:
-        """The constant boxes in it, as grids; none where they are no grids, or not as many as ``count``."""
+        """The constant boxes in it as grids; empty if they are not ``count`` boxes on grids."""
         names = dict.fromkeys(name for node in self.nodes for name in reads(node) if name in self._reading.constants)
         tables = [a for a in map(self._reading.constants.__getitem__, names) if a.ndim == 2 and a.shape[1] == 4]
         grids = [find_grid(table) for table in tables if table.dtype.kind == "f"]
@@ -211,7 +216,7 @@ class Tail:
 
 
 def _with_bodies(node: ir.Node) -> Iterator[ir.Node]:
-    """A node, and the nodes of the branches and loops in it."""
+    """A node, and the nodes in its subgraphs."""
     yield node
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
@@ -219,7 +224,7 @@ def _with_bodies(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _dependent(graph: ir.Graph, begins: Iterable[str], ends: Iterable[str]) -> list[ir.Node]:
-    """The nodes between some values and others, in their order."""
+    """The nodes on paths from ``begins`` to ``ends``, in order."""
     known, forward = set(begins), []
     for node in graph:
         if not known.isdisjoint(reads(node)) and known.isdisjoint(str(value.name) for value in node.outputs):
@@ -230,13 +235,13 @@ def _dependent(graph: ir.Graph, begins: Iterable[str], ends: Iterable[str]) -> l
 
 
 def find_grid(boxes: Array) -> Grid | None:
-    """Anchors as a grid.
+    """Describe anchors as a grid.
 
     Args:
-        boxes: (N, 4): x1, y1, x2, y2.
+        boxes: (N, 4): x1, y1, x2, y2, pixels.
 
     Returns:
-        None if they are not the same boxes around centres on a regular grid.
+        None if the boxes are not the same set of sizes at each point of a regular grid.
     """
     centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     moved = np.flatnonzero(np.abs(centres - centres[:1]).max(1) > _SAME_PLACE)
@@ -260,18 +265,20 @@ _SAME_PLACE = 1e-2  # pixels
 
 
 def read_outputs(outputs: Sequence[Array], keypoints: tuple[int, int] = (0, 2)) -> Prediction | None:
-    """A model's own outputs as a prediction: boxes, scores and labels in any order, one table of them, or a map.
+    """Read a model's own outputs as a prediction.
+
+    They may be boxes, scores and labels in any order, one table of all three, or a map of classes.
 
     Args:
         outputs: in the model's order.
-        keypoints: (number, 2 or 3) of the keypoints at the end of a table's rows.
+        keypoints: (number of keypoints, 2 or 3 values for each) at the end of a table's rows.
 
     Returns:
-        None if they are none of these.
+        None if the outputs are something else.
     """
     parts = [array[0] if array.ndim > 1 and len(array) == 1 else array for array in map(np.asarray, outputs)]
     if len(parts) == 1 and parts[0].ndim == 2 and parts[0].shape[1] == 6 + keypoints[0] * keypoints[1]:
-        table = parts[0][parts[0][:, 4] > 0]  # Ultralytics fills the table up with zeros
+        table = parts[0][parts[0][:, 4] > 0]  # Ultralytics pads the table with zeros
         return _sorted(table[:, :4], table[:, 4], table[:, 5], table[:, 6:].reshape(len(table), *keypoints))
     if len(parts) == 1 and parts[0].dtype.kind in "iu":
         return ClassMap(parts[0].astype(np.int64))
@@ -297,7 +304,7 @@ def _sorted(boxes: Array, scores: Array, labels: Array, keypoints: Array | None 
 
 
 def _with_units(tail: Tail, found: Decoder, size: tuple[int, int]) -> Decoder | None:
-    """A decoder with boxes in pixels; None if its boxes for a sample of noise have reversed corners."""
+    """The decoder with boxes in pixels; None if its boxes for a sample of noise have swapped corners."""
     everything = decode(replace(found, score_threshold=-1.0, iou_threshold=1.0, size=(0, 0)), tail.example())
     if not isinstance(everything, Boxes):
         return found
@@ -312,11 +319,11 @@ def _with_units(tail: Tail, found: Decoder, size: tuple[int, int]) -> Decoder | 
 
 _MOST_REVERSED = 0.01
 _LARGEST_FRACTION = 2.0
-"""Coordinates up to here are fractions of the image."""
+"""If no coordinate is larger, coordinates are fractions of the image."""
 
 
 def _fitted(tail: Tail, guess: Decoder) -> Decoder | None:
-    """The guess, with coordinates in pixels of the model's input; None if it does not compute what the tail does."""
+    """The guess with coordinates in pixels of the model's input; None if its predictions differ from the tail's."""
     samples = [made_up(tail, guess, seed, active) for seed, active in enumerate(_ACTIVE)]
     try:
         expected = [tail.predict(values) for values in samples]
@@ -332,7 +339,7 @@ def _fitted(tail: Tail, guess: Decoder) -> Decoder | None:
 
 
 def _same_keypoints(ours: Prediction, theirs: Prediction) -> bool:
-    """Whether boxes that are equal have equal keypoints, or neither prediction has any."""
+    """Whether two predictions have equal keypoints, or neither has any."""
     a, b = (each.keypoints if isinstance(each, Boxes) else None for each in (ours, theirs))
     if a is None or b is None:
         return a is b
@@ -346,7 +353,7 @@ def _is_right(found: Agreement) -> bool:
 
 
 def _scale(ours: Boxes, theirs: Boxes) -> tuple[float, float]:
-    """What turns coordinates of a resized image into those of the input; 1 where it is not resized."""
+    """(horizontal, vertical) factor from coordinates of a resized image to those of the input; 1 if not resized."""
     if not len(ours) or not len(theirs):
         return (1.0, 1.0)
     a, b = ours.xyxy[0], theirs.xyxy[0]
@@ -355,7 +362,7 @@ def _scale(ours: Boxes, theirs: Boxes) -> tuple[float, float]:
 
 
 def made_up(tail: Tail, guess: Decoder, seed: int, boxes_with_scores: int) -> list[Array]:
-    """Values at the cut, of the kind that a decoder reads: about so many boxes with high scores, all others low."""
+    """Synthetic values at the cut for a decoder. About so many boxes have high scores, all others have low scores."""
     noise = np.random.default_rng(seed)
     if guess.kind == "argmax":
         return [noise.normal(size=shape).astype(np.float32) for shape in tail.shapes]
@@ -383,11 +390,11 @@ def made_up(tail: Tail, guess: Decoder, seed: int, boxes_with_scores: int) -> li
 
 
 def _lift(guess: Decoder) -> float:
-    """What lifts one score of each box to about the threshold."""
+    """A number that, added to a logit, brings a score to about the threshold."""
     threshold = min(guess.score_threshold, 1 - 1e-6)
     if threshold <= 0:
         return 0.0
-    rivals = math.log(guess.classes) if guess.background >= 0 else 0.0  # a softmax shares 1 among them
+    rivals = math.log(guess.classes) if guess.background >= 0 else 0.0  # in a softmax, all classes share a sum of 1
     return max(0.0, math.log(threshold / (1 - threshold)) + rivals)
 
 
@@ -403,7 +410,7 @@ def _made_up_boxes(noise: np.random.Generator, guess: Decoder, count: int) -> Ar
 
 
 def _inverse(guess: Decoder, logits: Array) -> Array:
-    """Logits as the tail reads them: where it applies no function, as scores."""
+    """Logits, or scores if the tail applies no activation to what it reads."""
     if guess.scores != "none":
         return logits
     return activated("softmax" if guess.background >= 0 else "sigmoid", logits)
@@ -413,7 +420,7 @@ def _inverse(guess: Decoder, logits: Array) -> Array:
 
 
 def _argmax(tail: Tail) -> Iterator[Decoder]:
-    """One tensor, of which the tail is the ArgMax."""
+    """Candidates for a tail that is the ArgMax of one tensor."""
     found = [node for node in tail.nodes if node.op_type == "ArgMax"]
     if len(tail.shapes) == len(found) == 1 and tail.operators <= VIEWS | {"ArgMax", "Gather", "Slice"}:
         shape = tail.shape(found[0].inputs[0])
@@ -423,7 +430,7 @@ def _argmax(tail: Tail) -> Iterator[Decoder]:
 
 
 def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
-    """One tensor with boxes and scores."""
+    """Candidates for one tensor with boxes and scores."""
     if len(tail.shapes) != 1 or len(tail.shapes[0]) != 2 or not tail.operators & {"NonMaxSuppression", "TopK"}:
         return
     base = Decoder(
@@ -450,7 +457,7 @@ def _joint(tail: Tail, size: tuple[int, int]) -> Iterator[Decoder]:
 
 
 def _apart(tail: Tail) -> Iterator[Decoder]:
-    """Scores, boxes and perhaps centredness as a tensor each."""
+    """Candidates for separate tensors of scores, boxes and perhaps centredness."""
     if len(tail.shapes) not in (2, 3):
         return
     places = range(len(tail.shapes))
@@ -471,7 +478,7 @@ def _apart(tail: Tail) -> Iterator[Decoder]:
 
 
 def _as_table(shape: Sequence[int], count: int) -> tuple[int, int]:
-    """(rows, columns) of scores; a vector has the scores of one box after those of another. (0, 0) for no table."""
+    """(rows, columns) of a tensor of scores. A vector is a table in row-major order. (0, 0) if it is not a table."""
     if len(shape) == 1 and shape[0] % count == 0:
         return count, shape[0] // count
     return (shape[0], shape[1]) if len(shape) == 2 else (0, 0)
@@ -529,7 +536,7 @@ def _anchored(tail: Tail, given: Decoder) -> Iterator[Decoder]:
             yield plain
 
 
-_LEAST_SIDE = 16  # pixels: smaller constants are no side of an image
+_LEAST_SIDE = 16  # pixels; a smaller constant is not the size of an image
 
 
 def _detr(tail: Tail, given: Decoder) -> Iterator[Decoder]:

@@ -1,4 +1,4 @@
-"""New constants of an ONNX graph."""
+"""Adds constants to an ONNX graph."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 
 
 def hold(graph: ir.Graph, array: NDArray[Any], name: str) -> ir.Value:
-    """A new constant of a graph.
+    """Add an initializer to a graph.
 
     Args:
-        graph: gets it as an initializer.
-        array: its values.
-        name: of the value. ``_`` is added to a name that another constant of the graph has.
+        graph: it is changed.
+        array: the values of the initializer.
+        name: of the initializer. If the name is taken, ``_`` is appended.
+
+    Returns:
+        The new value.
     """
     while name in graph.initializers:
         name += "_"

@@ -12,7 +12,7 @@ from ...model.ops import FLOAT_MAX
 from .axes import taken
 from .elementwise import raised
 from .lowering import Array, Blob, Node, Shape, Unsupported, each_of_batch, operator
-from .reading import answer
+from .reading import run_operator
 from .reduce import reduced_over
 
 _DIMENSIONS = {1: "w", 2: "hw", 3: "dhw"}
@@ -21,7 +21,7 @@ _TYPES = {1: "1D", 2: "", 3: "3D"}
 
 
 def _image(node: Node, index: int = 0) -> tuple[Blob, int]:
-    """The image that a node reads as a blob of (channels, sides), and how many sides it has."""
+    """The image that a node reads, as a blob (channels, *spatial shape), and its number of spatial axes."""
     shape = node.shape(index)
     if shape[0] != 1:
         raise Unsupported(f"works on a batch of {shape[0]}")
@@ -29,7 +29,7 @@ def _image(node: Node, index: int = 0) -> tuple[Blob, int]:
 
 
 def _dimensions(node: Node) -> int:
-    """How many sides an image has: 1, 2 or 3."""
+    """The number of spatial axes: 1, 2 or 3."""
     shape = node.shape(0)
     if not 1 <= len(shape) - 2 <= 3:
         raise Unsupported(f"works on {list(shape)}")
@@ -37,7 +37,7 @@ def _dimensions(node: Node) -> int:
 
 
 def _pads(node: Node, sides: Shape, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """Padding before and after each side, in ONNX's order: all beginnings, then all ends."""
+    """The padding of each spatial axis, in ONNX's order: before each axis, then after each axis."""
     auto = node.attr("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         whole = [
@@ -171,7 +171,7 @@ def global_norm_pooling(node: Node) -> None:
 
 @operator("LpPool")
 def norm_pooling(node: Node) -> None:
-    """The root of a sum of powers: an average times the size of the window."""
+    """Write the root of a sum of powers. The sum is an average times the size of the window."""
     p, size = float(node.attr("p", 2)), math.prod(node.attr("kernel_shape"))
 
     x = _channels(node)
@@ -186,7 +186,7 @@ def pooling(node: Node) -> None:
 
 
 def _channels(node: Node) -> Blob:
-    """The images of a batch as channels of one: each is pooled by itself."""
+    """The batch as one image with more channels, because each channel is pooled separately."""
     batch, channels, *sides = node.shape(0)
     return node.blob(0, (batch * channels, *sides))
 
@@ -194,14 +194,14 @@ def _channels(node: Node) -> Blob:
 def _pooled(node: Node, x: Blob) -> Blob:
     n = _dimensions(node)
     if node.is_read(1):
-        raise Unsupported("hands out the indices of the maxima")
+        raise Unsupported("returns the indices of the maxima")
     kernel = node.attr("kernel_shape")
     stride, dilation = node.attr("strides", (1,) * n), node.attr("dilations", (1,) * n)
     pads = _pads(node, x.shape[1:], kernel, stride, dilation)
     wanted = node.out_shape()[2:]
     average = node.op != "MaxPool"
     include = node.op == "LpPool" or bool(node.attr("count_include_pad", 0))
-    # Where ONNX rounds up, windows may reach beyond the padding: as far as the last one does.
+    # With ceil_mode, the last window may reach beyond the padding.
     reach = [
         (out - 1) * s + (k - 1) * d + 1 - side - before
         for out, s, k, d, side, before in zip(wanted, stride, kernel, dilation, x.shape[1:], pads)
@@ -221,7 +221,7 @@ def _pooled(node: Node, x: Blob) -> Blob:
             return made
     if not average:
         return made
-    # A sum, or a mean of whole windows, that is to be the mean of what counts in each window.
+    # Convert a sum, or a mean over whole windows, to the mean of the elements that count in each window.
     whole = np.full(wanted, math.prod(kernel))
     counted = whole if node.op == "LpPool" else _counted(node, x.shape[1:], pads, include=include)
     factor = (np.ones_like(whole) if dilated else whole) / counted
@@ -230,7 +230,7 @@ def _pooled(node: Node, x: Blob) -> Blob:
 
 
 def _pooled_apart(node: Node, x: Blob, ends: Sequence[int], *, average: bool) -> Blob:
-    """The maxima or sums of windows with gaps, axis by axis: of a part of the image for each place of the window."""
+    """The maxima or sums of dilated windows, axis by axis. For each element of the window, a strided part is taken."""
     n = _dimensions(node)
     stride, dilation, wanted = node.attr("strides", (1,) * n), node.attr("dilations"), node.out_shape()[2:]
     padding = {i + 1: (ends[i], ends[i + n]) for i in range(n) if ends[i] or ends[i + n]}
@@ -247,7 +247,7 @@ def _pooled_apart(node: Node, x: Blob, ends: Sequence[int], *, average: bool) ->
 
 
 def _counted(node: Node, sides: Shape, pads: Sequence[int], *, include: bool) -> Array:
-    """How many places count in each window: those in the image, or those in its padding, too."""
+    """The number of elements that count in each window: those in the image, and with ``include`` in its padding."""
     n = len(sides)
     stride, dilation = node.attr("strides", (1,) * n), node.attr("dilations", (1,) * n)
     found = np.ones((), np.int64)
@@ -265,7 +265,7 @@ def pad(node: Node) -> None:
     shape = node.shape(0)
     given = node.ints("pads", 1) or node.attr("paddings")
     if given is None:
-        raise Unsupported("says no padding")
+        raise Unsupported("gives no padding")
     axes = [a % len(shape) for a in node.ints("axes", 3) or range(len(shape))]
     before, after = [0] * len(shape), [0] * len(shape)
     for index, axis in enumerate(axes):
@@ -276,7 +276,7 @@ def pad(node: Node) -> None:
     value = float(node.needed_constant(2, "value").reshape(-1)[0]) if node.has(2) else float(node.attr("value", 0.0))
     value = min(max(value, -FLOAT_MAX), FLOAT_MAX)
     blob = node.blob(0)
-    # What is negative cuts off.
+    # Negative padding crops.
     kept = {axis: range(max(-before[axis], 0), side - max(-after[axis], 0)) for axis, side in enumerate(shape)}
     blob, shape = taken(node, blob, shape, kept)
     ends = {a: (max(before[a], 0), max(after[a], 0)) for a in range(len(shape)) if max(before[a], after[a]) > 0}
@@ -289,15 +289,15 @@ _PADDINGS = {"constant": 0, "edge": 1, "reflect": 2}
 def _padded_image(
     node: Node, blob: Blob, shape: Shape, ends: dict[int, tuple[int, int]], mode: str, value: float
 ) -> Blob:
-    """Padding, by one layer where only the last two axes grow, else axis by axis.
+    """Pad by one layer if only the last two axes grow, otherwise axis by axis.
 
     Args:
         node: the node that gives the layers its name.
         blob: in any view.
-        shape: ONNX's.
-        ends: axis -> how much is put before and after it.
-        mode: ONNX's.
-        value: what is put there in the mode "constant".
+        shape: ONNX's shape of the blob.
+        ends: axis -> the padding before and after it.
+        mode: ONNX's mode.
+        value: of the padding in the mode "constant".
     """
     rank = len(shape)
     if mode != "wrap" and ends and min(ends) >= rank - 2 and rank > 1:
@@ -320,7 +320,7 @@ def _padded_image(
 
 
 def _wrapped(node: Node, x: Blob, start: int, end: int) -> Blob:
-    """The end of the middle axis before it, and its start after it."""
+    """Put the end of the middle axis before it, and its start after it."""
     outer, side, inner = x.shape
     if max(start, end) > side:
         raise Unsupported("wraps around more than once")
@@ -335,7 +335,7 @@ def _wrapped(node: Node, x: Blob, start: int, end: int) -> Blob:
 
 @operator("Resize", "Upsample")
 def resize(node: Node) -> None:
-    """ncnn's Interp where it computes the same, else a product with a matrix along each axis."""
+    """Write ncnn's Interp if it computes the same; otherwise a product with a matrix along each axis."""
     shape, wanted = node.shape(0), node.out_shape()
     changed = [axis for axis, (side, out) in enumerate(zip(shape, wanted)) if side != out]
     if not changed:
@@ -360,7 +360,7 @@ def _coordinates(node: Node) -> str:
 
 
 def _interpolates(node: Node) -> bool:
-    """Whether ncnn's Interp computes the same: it knows the sizes only, no scales, and three rules."""
+    """Whether ncnn's Interp computes the same. It uses sizes, not scales, and has three interpolations."""
     shape, wanted = node.shape(0), node.out_shape()
     pairs = [(axis, shape[axis], wanted[axis]) for axis in range(2, len(shape))]
     if node.attr("mode", "nearest") == "nearest":
@@ -377,7 +377,7 @@ def _interpolates(node: Node) -> bool:
 
 
 def _scale(node: Node, axis: int) -> float | None:
-    """The scale of an axis where it is not output over input."""
+    """The scale of an axis; None if it is the size of the output over that of the input."""
     shape = node.shape(0)
     axes = [a % len(shape) for a in node.attr("axes", range(len(shape)))]
     if axis not in axes:
@@ -395,7 +395,7 @@ def _scale(node: Node, axis: int) -> float | None:
 
 
 def _same_pixels(node: Node, axis: int, side: int, out: int) -> bool:
-    """Whether ncnn picks the pixels that ONNX does where both take the nearest: floor(x * input / output)."""
+    """Whether ONNX picks the same nearest pixels as ncnn, which are floor(x * input / output)."""
     if side * out > _LARGEST_MATRIX:
         return False
     picked = np.minimum(np.floor(np.arange(out, dtype=np.float32) * np.float32(side / out)), side - 1).astype(int)
@@ -417,10 +417,10 @@ _LARGEST_MATRIX = 2048 * 2048
 
 
 def _resized(node: Node, blob: Blob, shape: Shape, axis: int, out: int) -> Blob:
-    """One axis, times a matrix (side, out)."""
+    """Resize one axis by a product with a matrix (size of the input, size of the output)."""
     side = shape[axis]
     if side * out > _LARGEST_MATRIX:
-        raise Unsupported(f"resizes {side} to {out} in a way that ncnn's Interp does not know")
+        raise Unsupported(f"resizes {side} to {out} in a way that ncnn's Interp does not support")
     matrix = _matrix(node, axis, side, out)
     outer, inner = math.prod(shape[:axis]), math.prod(shape[axis + 1 :])
     x = node.lowering.view(blob, (outer, side, inner))
@@ -442,12 +442,12 @@ _RESIZE_ATTRIBUTES = (
 
 
 def _matrix(node: Node, axis: int, side: int, out: int) -> Array:
-    """What ONNX Runtime makes of an axis, as a matrix (side, out): its answers to a 1 in one place after the other."""
+    """The matrix (side, out) by which ONNX Runtime resizes an axis, measured by resizing an identity matrix."""
     if _coordinates(node) == "tf_crop_and_resize":
         raise Unsupported("crops while it resizes")
     scale = _scale(node, axis)
     places: tuple[str, ...]
-    # Before opset 13, an input that does not count must be there and empty; newer ones leave it out.
+    # Before opset 13, an unused input must be an empty tensor; newer opsets leave it out.
     none = "none" if node.lowering.opset < 13 else ""
     if scale is None:
         given, places = np.array([1, side, 1, out], np.int64), ("x", none, none, "given")
@@ -456,7 +456,7 @@ def _matrix(node: Node, axis: int, side: int, out: int) -> Array:
         given, places = np.array([1, 1, 1, scale], np.float32), ("x", none, "given") if newer else ("x", "given")
     image = np.eye(side, dtype=np.float32).reshape(1, side, 1, side)
     inputs: dict[str, Array] = {"x": image, "none": np.zeros(0, np.float32), "given": given}
-    found = answer(
+    found = run_operator(
         node.op,
         {name: inputs[name] for name in dict.fromkeys(places) if name},
         places,
@@ -468,7 +468,7 @@ def _matrix(node: Node, axis: int, side: int, out: int) -> Array:
 
 @operator("GridSample")
 def grid_sample(node: Node) -> None:
-    """ncnn reflects once and ONNX as often as it takes, so the grid is reflected before."""
+    """Write a GridSample. ncnn reflects a coordinate only once, so with "reflection" the grid is reflected before."""
     modes = {"linear": 1, "bilinear": 1, "nearest": 2, "cubic": 3, "bicubic": 3}
     paddings = {"zeros": 1, "border": 2, "reflection": 3}
     mode, padding = modes[node.attr("mode", "linear")], node.attr("padding_mode", "zeros")
@@ -479,7 +479,7 @@ def grid_sample(node: Node) -> None:
     if shape[0] != 1:
         raise Unsupported(f"works on a batch of {shape[0]}")
     if mode == 3 and len(shape) == 5:
-        raise Unsupported("samples a volume by cubes")
+        raise Unsupported("samples a volume with cubic interpolation")
     constant = node.constant(1)
     if mode == 2 and constant is not None:
         _check_ties(constant, shape[2:], aligned)
@@ -491,17 +491,17 @@ def grid_sample(node: Node) -> None:
 
 
 def _check_ties(grid: Array, sides: Shape, aligned: int) -> None:
-    """Refuse places halfway between two pixels, where ncnn takes the upper one and ONNX the even one."""
+    """Refuse points halfway between two pixels: ncnn takes the upper pixel, ONNX the even one."""
     ends = np.array(sides[::-1], np.float32)
     at = (grid + 1) / 2 * (ends - 1) if aligned else ((grid + 1) * ends - 1) / 2
     if (np.abs(at - np.floor(at) - 0.5) < 1e-5).any():
-        raise Unsupported("takes the nearest of places halfway between two pixels")
+        raise Unsupported("takes the nearest pixel at points halfway between two pixels")
 
 
 def _reflected(node: Node, grid: Blob) -> Blob:
-    """Coordinates brought to [-1, 1] by reflections at both ends.
+    """Map coordinates to [-1, 1] by reflections at both ends.
 
-    A wave of period 4 that is x itself from -1 to 1: 1 - |4 (t - floor(t)) - 2| of t = (x + 1) / 4.
+    This is a triangle wave of period 4 that equals x from -1 to 1: 1 - |4 (t - floor(t)) - 2| with t = (x + 1) / 4.
     """
 
     def number(x: Blob, kind: int, value: float) -> Blob:
@@ -515,14 +515,17 @@ def _reflected(node: Node, grid: Blob) -> Blob:
 
 @operator("DeformConv")
 def deformable_convolution(node: Node) -> None:
-    """ncnn has one group and one set of offsets: each group is a layer, and those of several offsets are summed."""
+    """Write deformable convolutions. ncnn's layer has one group and one set of offsets.
+
+    So each group becomes a layer of its own, and the layers of a group with several sets of offsets are summed.
+    """
     x, n = _image(node)
     if n != 2:
         raise Unsupported(f"works on {list(node.shape(0))}")
     weight = node.needed_constant(1, "weights").astype(np.float32)
     bias = node.needed_constant(3, "bias").astype(np.float32) if node.has(3) else None
     groups, sets = int(node.attr("group", 1)), int(node.attr("offset_group", 1))
-    # Channels that have both the same weights and the same offsets stay together.
+    # A part is a set of channels with the same weights and the same offsets.
     parts = math.lcm(groups, sets)
     images = _parts(node, x, parts)
     offsets = _parts(node, node.blob(2, node.shape(2)[1:]), sets)
@@ -531,7 +534,7 @@ def deformable_convolution(node: Node) -> None:
     each = weight.shape[0] // groups
 
     def convolved(group: int, place: int) -> Blob:
-        """What a group makes of one of its parts; the first part gets the bias."""
+        """The convolution of one part of a group. The first part also adds the bias."""
         part, rows = group * in_group + place, slice(group * each, (group + 1) * each)
         chosen = part * sets // parts
         inputs = [images[part], offsets[chosen], *masks[chosen : chosen + 1]]
@@ -558,7 +561,7 @@ def _deformed(node: Node, inputs: Sequence[Blob], weight: Array, bias: Array | N
 
 
 def _parts(node: Node, x: Blob, count: int) -> list[Blob]:
-    """An image cut into so many parts of as many channels."""
+    """Cut an image into so many parts with equal numbers of channels."""
     return node.split(x, [x.shape[0] // count] * count, 0)
 
 
@@ -566,7 +569,7 @@ def _parts(node: Node, x: Blob, count: int) -> list[Blob]:
 def fold(node: Node) -> None:
     image, block = (node.needed_constant(i, "sizes").reshape(-1).tolist() for i in (1, 2))
     if len(image) != 2:
-        raise Unsupported(f"makes images of {len(image)} sides")
+        raise Unsupported(f"makes images with {len(image)}axes")
     stride, dilation = node.attr("strides", (1, 1)), node.attr("dilations", (1, 1))
     pads = [int(p) for p in node.attr("pads", (0, 0, 0, 0))]
     params = {

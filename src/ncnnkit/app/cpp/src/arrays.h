@@ -11,5 +11,5 @@
 // Whether a file is read as an array: its name ends in .npy, .txt or .csv.
 bool is_array(const std::string& path);
 
-// A file of an array of this shape, with or without a batch axis of 1, as an input. Throws Failure with the reason alone.
+// Reads an array of this shape, with or without a batch axis of 1. Throws Failure with the reason, without the file's name.
 ncnn::Mat read_array(const std::string& name, const Bytes& file, const std::vector<int>& shape);

@@ -17,7 +17,7 @@
 
 namespace {
 
-// Two pixels in four bytes: Y0 U Y1 V. To RGB as BT.601 defines it for video, in a PPM, which is what frames are.
+// Converts YUYV (two pixels in four bytes: Y0 U Y1 V) to RGB by BT.601 for video, and writes it as a PPM file.
 Bytes ppm_of(const std::uint8_t* yuyv, std::size_t stride, int width, int height)
 {
     const std::string header = "P6 " + std::to_string(width) + " " + std::to_string(height) + " 255\n";
@@ -47,10 +47,10 @@ public:
         try {
             if (descriptor_ < 0)
                 fail("cannot be opened");
-            ask(VIDIOC_S_FMT, &format, "is no camera");
+            ask(VIDIOC_S_FMT, &format, "is not a camera");
             if (format.fmt.pix.pixelformat != V4L2_PIX_FMT_YUYV)
                 throw Failure(path + ": has no YUYV frames: use ffmpeg and -, see README.md");
-            width_ = static_cast<int>(format.fmt.pix.width); // the camera's nearest to what was asked for
+            width_ = static_cast<int>(format.fmt.pix.width); // the size nearest to the requested one
             height_ = static_cast<int>(format.fmt.pix.height);
             stride_ = format.fmt.pix.bytesperline;
             v4l2_requestbuffers request{};
@@ -83,7 +83,7 @@ public:
     {
         pollfd waiting{descriptor_, POLLIN, 0};
         const int ready = poll(&waiting, 1, 10000);
-        if (ready < 0 && errno == EINTR) // a signal asks for the end
+        if (ready < 0 && errno == EINTR) // interrupted by a signal
             return false;
         if (ready == 0)
             throw Failure(path_ + ": gave no frame for 10 s");
@@ -144,7 +144,7 @@ public:
         if (size.width % 2)
             throw Failure("--camera: YUYV frames have an even width");
         if (file_.size() % bytes())
-            throw Failure(path + ": is no file of YUYV frames of this size");
+            throw Failure(path + ": is not a file of YUYV frames of this size");
     }
 
     bool next(Frame& frame)

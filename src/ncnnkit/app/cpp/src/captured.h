@@ -1,4 +1,4 @@
-// What ncnn writes to stderr while one of these lives: the reason, where something fails.
+// Captures what ncnn writes to stderr during the lifetime of the object. If something fails, this is the reason.
 #pragma once
 
 #include <cstdio>
@@ -27,7 +27,7 @@ public:
     Captured(const Captured&) = delete;
     Captured& operator=(const Captured&) = delete;
 
-    // The first line.
+    // The first captured line.
     std::string line() const
     {
         char text[200] = "";

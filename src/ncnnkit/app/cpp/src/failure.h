@@ -1,4 +1,4 @@
-// What a user can mend: it ends the program with one line on stderr and a non-zero exit status.
+// An error that a user can fix. It ends the program with one line on stderr and a non-zero exit status.
 #pragma once
 
 #include <stdexcept>
@@ -7,7 +7,7 @@ struct Failure : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// A command line that is not understood.
+// A wrong command line.
 struct UsageError : Failure {
     using Failure::Failure;
 };

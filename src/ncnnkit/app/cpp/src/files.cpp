@@ -50,7 +50,7 @@ bool ends_with(const std::string& text, const std::string& end)
 
 MappedFile::MappedFile(const std::string& path)
 {
-    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a pipe would be waited for without end
+    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); // opening a pipe would block
     struct stat status {};
     std::string reason;
     if (file < 0 || fstat(file, &status) != 0)
@@ -86,7 +86,7 @@ void MappedFile::release(std::size_t begin, std::size_t end) const
         madvise(const_cast<std::uint8_t*>(data_) + begin, end - begin, MADV_DONTNEED);
 }
 
-// Row k: the CRC of each byte with k bytes of zeros behind it, so that eight bytes are looked up at once.
+// Row k: the CRC of each byte followed by k zero bytes, so that eight bytes are processed at once.
 constexpr auto kCrc = [] {
     std::array<std::array<std::uint32_t, 256>, 8> table{};
     for (std::uint32_t byte = 0; byte < 256; byte++) {

@@ -1,4 +1,4 @@
-// Files: read whole, or mapped.
+// Reading, mapping and writing files.
 #pragma once
 
 #include <cstddef>
@@ -14,13 +14,13 @@ Bytes read_file(const std::string& path);
 // Writes a file. Throws Failure.
 void write_file(const std::string& path, const Bytes& bytes);
 
-// The lines of a text; none where it cannot be read.
+// The lines of a text file; empty if it cannot be read.
 std::vector<std::string> lines_of(const std::string& path);
 
 bool is_folder(const std::string& path);
 bool ends_with(const std::string& text, const std::string& end);
 
-// A file's pages, read by the kernel when they are touched and given back by it when memory is short.
+// A memory-mapped file. The kernel reads pages on first access, and may drop them when memory is short.
 class MappedFile {
 public:
     // Throws Failure.
@@ -32,7 +32,7 @@ public:
     const std::uint8_t* data() const { return data_; }
     std::size_t size() const { return size_; }
 
-    // The pages of [begin, end) are not needed at once; touched again, they come from the file again.
+    // Drops the pages of [begin, end) from memory. On the next access, they are read from the file again.
     void release(std::size_t begin, std::size_t end) const;
 
 private:
@@ -40,7 +40,7 @@ private:
     std::size_t size_ = 0;
 };
 
-// CRC-32, as in gzip and zip, of bytes that come in pieces.
+// CRC-32, as in gzip and zip, computed piece by piece.
 class Crc32 {
 public:
     void add(const std::uint8_t* bytes, std::size_t size);

@@ -3,11 +3,11 @@
 
 struct Placement {
     int height, width; // of the resized image
-    int top, left; // where it begins in the input; negative where it is cropped
+    int top, left; // its upper left corner in the input; negative if it is cropped
     int input_height, input_width;
-    int image_height, image_width; // before it was resized
+    int image_height, image_width; // of the original image
 
-    // A place in the input, in pixels of the image.
+    // Convert a coordinate in the input to pixels of the image.
     double image_x(double x) const { return (x - left) * (double(image_width) / width); }
     double image_y(double y) const { return (y - top) * (double(image_height) / height); }
 };

@@ -39,7 +39,7 @@ Storage numbered(double number)
                                    : Storage::fp32;
 }
 
-// What a layer with a mask may read. Without fp16 arithmetic, bf16 goes before fp16.
+// The 16-bit types that a layer with a mask may read. Without fp16 arithmetic, bf16 takes precedence over fp16.
 struct Allowed {
     bool bf16, fp16;
 
@@ -58,7 +58,7 @@ bool able(const ncnn::Layer& layer, Storage storage)
     return storage == Storage::fp16 ? layer.support_fp16_storage : storage == Storage::bf16 ? layer.support_bf16_storage : true;
 }
 
-// What a layer gets of a blob: ncnn stores fp32 in 16 bits for it, or converts 16 bits that it cannot read.
+// The type in which a layer gets a blob: ncnn may convert fp32 to 16 bits, and converts 16 bits that it cannot read.
 Storage arrives(const ncnn::Layer& layer, const Allowed& allowed, Storage found)
 {
     if (found == Storage::fp32)
@@ -68,7 +68,7 @@ Storage arrives(const ncnn::Layer& layer, const Allowed& allowed, Storage found)
     return found == Storage::int8 || able(layer, allowed.taken_for()) ? found : Storage::fp32;
 }
 
-// Whether something of a type, which may be none, is what a layer computes in.
+// Whether `type`, which may be empty, is the type in which a layer computes.
 bool is(const char* type, Storage storage)
 {
     return storage != Storage::fp32 && std::string(type) == name_of(storage);

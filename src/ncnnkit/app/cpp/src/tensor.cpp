@@ -7,7 +7,7 @@
 
 namespace {
 
-// Values between two channels' beginnings that belong to the first of them.
+// The number of values of a channel, without the gap after it.
 std::size_t plane(const ncnn::Mat& mat)
 {
     return std::size_t(mat.w) * mat.h * mat.d;
@@ -45,7 +45,7 @@ void write_tensor(const std::string& path, const ncnn::Mat& mat)
         for (int size : shape_of(mat))
             header += std::to_string(size) + ", ";
         header += "), }";
-        header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10 - 1, ' '); // what follows is aligned to 64 bytes
+        header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10 - 1, ' '); // the data is aligned to 64 bytes
         header += '\n';
         const char start[] = {'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0, char(header.size() & 255), char(header.size() >> 8)};
         add(start, sizeof start);

@@ -15,8 +15,8 @@
 
 namespace {
 
-// Of two functions of a name, the second is taken where this ncnn lacks what the first one uses: files of pipelines came
-// in 2026-05. ncnn refuses a file that another ncnn, driver or device has written.
+// Of two functions with the same name, the second is chosen if this ncnn lacks what the first one uses: files of
+// pipelines exist since 2026-05. ncnn refuses a file that another ncnn, driver or device wrote.
 template <typename Cache>
 auto read(const Cache& cache, const Bytes& file, int) -> decltype(cache.load_cache(file.data(), file.size()) == 0)
 {
@@ -38,7 +38,7 @@ bool write(const Cache&, Bytes&, long)
     return false;
 }
 
-// The GPU that is wanted, and its name. Throws Failure where there is none.
+// The index and the name of a GPU. Throws Failure if there is none.
 std::pair<int, std::string> find(Gpu wanted)
 {
     constexpr int software = 3; // VK_PHYSICAL_DEVICE_TYPE_CPU as ncnn numbers it
@@ -52,7 +52,7 @@ std::pair<int, std::string> find(Gpu wanted)
             seen = info.device_name();
         }
     if (!seen.empty())
-        throw Failure("--gpu: the only Vulkan device is the CPU (" + seen + "); --gpu=any takes it all the same");
+        throw Failure("--gpu: the only Vulkan device is the CPU (" + seen + "); --gpu=any uses it anyway");
     throw Failure("--gpu: there is no Vulkan device here: is its driver installed?");
 }
 
@@ -84,7 +84,7 @@ void Pipelines::save() const
         return;
     std::error_code error;
     std::filesystem::create_directories(std::filesystem::path(file_).parent_path(), error);
-    const std::string part = file_ + "." + std::to_string(getpid()); // nobody sees half of it
+    const std::string part = file_ + "." + std::to_string(getpid()); // renamed when it is complete
     std::ofstream(part, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), std::streamsize(bytes.size()));
     if (std::filesystem::file_size(part, error) == bytes.size() && !error)
         std::filesystem::rename(part, file_, error);

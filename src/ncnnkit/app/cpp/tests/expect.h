@@ -1,4 +1,4 @@
-// Counts what does not hold. A test includes it once.
+// Counts failed expectations. A test includes it once.
 #pragma once
 
 #include <cstdio>

@@ -1,4 +1,4 @@
-// The best class comes first, and of equal ones the first.
+// The best class comes first; classes with equal scores keep their order.
 #include <algorithm>
 
 #include "expect.h"

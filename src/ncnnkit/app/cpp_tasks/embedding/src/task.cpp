@@ -1,4 +1,4 @@
-// Embedding: a vector of which the direction counts. Two inputs are as alike as the sum of the products of their vectors.
+// Embedding: a vector of length 1. The similarity of two inputs is the scalar product of their vectors.
 #include "task.h"
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// An image as the output. Tiles that overlap are blended: the nearer a pixel is to the border of a tile, the less it counts.
+// Images: the output is an image. Overlapping tiles are blended: the weight of a pixel falls towards the border of a tile.
 #include "task.h"
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace {
 
-// An output as channels, height, width; or with the channels last.
+// An output with the axes channels, height, width, or height, width, channels (`last`).
 struct Planes {
     int channels, height, width;
     bool last;
@@ -38,7 +38,7 @@ Planes planes_of(const ncnn::Mat& output)
     if (shape.size() == 2)
         shape.insert(shape.begin(), 1);
     if (shape.size() != 3 || !(is_color(shape[0]) || is_color(shape[2])))
-        throw Failure("the output " + times(shape) + " is no image");
+        throw Failure("the output " + times(shape) + " is not an image");
     planes.last = !is_color(shape[0]);
     planes.channels = shape[planes.last ? 2 : 0];
     planes.height = shape[planes.last ? 0 : 1];
@@ -55,7 +55,7 @@ int scaled(int length, int to, int from)
 
 Prediction decode(const std::vector<Part>& parts)
 {
-    // What the tiles show of the resized image, in its pixels.
+    // The part of the resized image that the tiles cover, in its pixels.
     const Placement& first = parts.front().place;
     int left = first.width, top = first.height, right = 0, bottom = 0;
     for (const Part& part : parts) {
@@ -99,7 +99,7 @@ Prediction decode(const std::vector<Part>& parts)
 
 double agreement(const Prediction& ours, const Prediction& theirs)
 {
-    // 1 less the root of the mean squared difference, of which white less black is 1.
+    // 1 - RMSE, with pixels from 0 to 1.
     const std::vector<std::uint8_t>&a = ours.image.pixels, &b = theirs.image.pixels;
     if (a.size() != b.size())
         return 0;

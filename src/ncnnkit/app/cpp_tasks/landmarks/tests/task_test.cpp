@@ -1,4 +1,4 @@
-// Points become pixels of the image.
+// Points are converted to pixels of the image.
 #include <cmath>
 
 #include "expect.h"
@@ -12,7 +12,7 @@ int main()
         mat[i] = static_cast<float>(i + 1);
     std::vector<ncnn::Mat> outputs(kOutput + 1);
     outputs[kOutput] = mat;
-    // The image is twice as large as it lies in the input, from (3, 5) on.
+    // The image lies in the input at half its size, from (3, 5) on.
     const Prediction found = decode({{outputs, {50, 50, 5, 3, 60, 60, 100, 100}}});
     expect(found.points.size() == 2, "two points");
     const float first_y = kApart ? 3.0f : 2.0f;

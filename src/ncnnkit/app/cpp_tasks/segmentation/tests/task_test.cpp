@@ -1,4 +1,4 @@
-// Where one class is the best, the mask has that class.
+// The mask has the best class of each pixel.
 #include <algorithm>
 
 #include "expect.h"
@@ -25,7 +25,7 @@ int main()
             mat.channel(0).row(i / 3)[i % 3] = kThreshold + (i % 3 == 2 ? 1.0f : -1.0f);
     std::vector<ncnn::Mat> outputs(kOutput + 1);
     outputs[kOutput] = mat;
-    // An image of 4x6 pixels, which becomes 2x3.
+    // An image of 4x6 pixels, which is resized to 2x3.
     const Prediction found = decode({{outputs, {2, 3, 0, 0, 2, 3, 4, 6}}});
     expect(found.image.width == 6 && found.image.height == 4, "the mask is as large as the image");
     for (int y = 0; y < found.image.height; y++)

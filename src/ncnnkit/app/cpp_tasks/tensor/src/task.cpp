@@ -27,7 +27,7 @@ Prediction decode(const std::vector<Part>& parts)
 
 double agreement(const Prediction& ours, const Prediction& theirs)
 {
-    // The worst output's mean within a hundredth of its range.
+    // 1 if the mean of every output is within a hundredth of its range, else 0.
     double share = 1;
     for (std::size_t i = 0; i < theirs.outputs.size(); i++) {
         const Summary &a = ours.outputs[i], &b = theirs.outputs[i];

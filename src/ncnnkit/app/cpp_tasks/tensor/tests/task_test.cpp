@@ -1,4 +1,4 @@
-// Shapes and values are told.
+// Shapes and values are reported.
 #include <algorithm>
 
 #include "expect.h"

@@ -1,4 +1,4 @@
-// Repeats count once, and blanks separate.
+// Repeated classes count once, and blanks separate them.
 #include <algorithm>
 
 #include "expect.h"
