@@ -98,18 +98,8 @@ def report(case: Case, args: argparse.Namespace, folder: Path) -> None:
         documents.append(run(recipe, folder / f"out-{number}"))
         print(f"{case.name}, run {number + 1}: {documents[-1].why}", flush=True)
         print(*(f"    {said}" for said in documents[-1].engines_compared), sep="\n", flush=True)
-        print(f"    order of engines, by the fastest variant of each: {', '.join(order(documents[-1].variants))}")
     print(f"\n{case.name}, on {documents[0].devices[0].machine.cpu}, {args.threads} threads:\n")
     print("\n".join(table([document.variants for document in documents])), flush=True)
-
-
-def order(variants: Sequence[Variant]) -> list[str]:
-    """The engines, the one with the fastest variant first."""
-    best: dict[str, float] = {}
-    for v in variants:
-        if v.status == "ok" and v.latency_ms:
-            best[v.engine] = min(best.get(v.engine, v.latency_ms.median), v.latency_ms.median)
-    return sorted(best, key=lambda engine: best[engine])
 
 
 def table(runs: Sequence[Sequence[Variant]]) -> list[str]:

@@ -7,6 +7,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-from ncnn_library import installed
+from ncnn_library import CACHE, installed
 from networks import samples, small
 from small_run import PREPROCESS, edit_cards
 
@@ -30,6 +31,14 @@ from browser import NAMES as BROWSERS
 # No deadline: on a busy machine a test may take long without being wrong.
 settings.register_profile("ncnnkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ncnnkit")
+
+# Tests compile the same programs again and again, each in a temporary folder of its own.
+if shutil.which("ccache"):
+    os.environ.setdefault("CMAKE_CXX_COMPILER_LAUNCHER", "ccache")
+    os.environ.setdefault("CCACHE_DIR", str(CACHE / "ccache"))
+    os.environ.setdefault("CCACHE_BASEDIR", tempfile.gettempdir())
+    os.environ.setdefault("CCACHE_NOHASHDIR", "1")
+    os.environ.setdefault("CCACHE_MAXSIZE", "1G")
 
 BOARD = "ncnnkit-board"
 """The host that scripts/emulated-board writes into ssh's configuration."""

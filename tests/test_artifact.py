@@ -269,7 +269,11 @@ def test_the_cpp_app_refuses_a_mask_that_forbids_its_input_type(
 @pytest.mark.parametrize("name", ["card", "bare"])
 def test_a_mixed_model_is_compared_as_it_is_run(name: str, folder: Path) -> None:
     first, second = (Artifact.load(folder / f"{stem}.param") for stem in ("fp32", name))
-    found = compare_models(first, second, ArraySamples((X[None],)), layers=True, progress=lambda done, total: None)
+    steps: list[tuple[str, int, int]] = []
+    found = compare_models(
+        first, second, ArraySamples((X[None],)), layers=True, progress=lambda *said: steps.append(said)
+    )
+    assert {step for step, *_ in steps} == {"compare outputs", "compare layers"}
     assert found.accuracy.cosine is not None
     assert found.accuracy.cosine > 0.999
 

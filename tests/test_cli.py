@@ -121,7 +121,7 @@ def test_the_cache_is_used_shown_and_cleared(home: Path, monkeypatch: pytest.Mon
     assert "0 results, 0 MB" in ok("cache")
     assert reused("") == set()
     assert reused("") == {"network", "outputs", "int8 network", "int8-cpu"}
-    assert re.search(r"int8 network +0\.\d+ MB  used 0\.\d s ago", ok("cache"))
+    assert re.search(r"int8 network +0\.\d+ MB  used .* ago", ok("cache"))
     found = json.loads(ok("cache --json"))
     assert found["folder"] == str(home / "cache/ncnnkit/stages")
     assert {entry["what"] for entry in found["entries"]} == {"network", "outputs", "int8 network", "layer errors"}

@@ -27,7 +27,6 @@ from ncnnkit.model.graph import Graph
 from ncnnkit.model.precision import is_int8
 from ncnnkit.onboard.jobs import run_job
 from ncnnkit.pipeline import run
-from ncnnkit.progress import silent
 from ncnnkit.quantization import quantize
 from ncnnkit.recipe import Recipe
 from ncnnkit.samples.stream import ArraySamples
@@ -134,7 +133,7 @@ def test_versions_are_compared_and_judged() -> None:
         right, wrong = judge.here([graph, coarse])
     assert (right.relative, right.other_shape, wrong.other_shape) == (0, [0], [0]), "before boxes are chosen"
     assert wrong.relative == pytest.approx(0.01, rel=0.01), "a tenth of the signal"
-    found = compare_models(Artifact.of(graph), Artifact.of(coarse), samples, layers=True, progress=silent)
+    found = compare_models(Artifact.of(graph), Artifact.of(coarse), samples, layers=True)
     assert found.accuracy.other_shapes() == [
         f"output 'out0' has another shape than the reference on {expected} of 24 samples"
     ]

@@ -387,9 +387,9 @@ def test_a_stray_text_among_the_samples_of_a_network_that_takes_no_image_is_skip
     ("preprocess", "inputs", "message"),
     [
         (None, [X], "images need preprocessing"),
-        (Preprocess(resize=(6, 8)), [X], "preprocessing gives 3x6x8, input 'x' takes 3x8x6"),
-        (Preprocess(resize=20, crop=(8, 8)), [X], "preprocessing gives 3x8x8, input 'x' takes 3x8x6"),
-        (Preprocess(resize=(8, 6), color="gray"), [X], "preprocessing gives 1x8x6, input 'x' takes 3x8x6"),
+        (Preprocess(resize=(6, 8)), [X], "preprocessing gives 3x6x8, but input 'x' takes 3x8x6"),
+        (Preprocess(resize=20, crop=(8, 8)), [X], "preprocessing gives 3x8x8, but input 'x' takes 3x8x6"),
+        (Preprocess(resize=(8, 6), color="gray"), [X], "preprocessing gives 1x8x6, but input 'x' takes 3x8x6"),
         (Preprocess(resize=8), [X], r"b\.png: becomes 8x12, but the network takes 8x6 .*--resize 8,6|c\.jpg: becomes"),
         (Preprocess(), [X], r"becomes 20x30, but the network takes 8x6"),
         (RESIZE, [X, Y], r"cannot feed a network with 2 inputs \(x, y\)"),

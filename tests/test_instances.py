@@ -203,7 +203,7 @@ def test_a_decoder_with_half_of_the_masks_is_refused() -> None:
     assert "without prototypes" in replace(whole, tables=whole.tables[:1]).fault(2)
     assert "without coefficients" in replace(whole, tables=(Table(0, ("boxes", "scores")), whole.tables[1])).fault(2)
     assert "without a number or a step" in replace(whole, prototype_step=0.0).fault(2)
-    with pytest.raises(RecipeError, match="reads no coefficients"):
+    with pytest.raises(RecipeError, match="has no coefficients"):
         named_task("instances", presets.ultralytics(2))
 
 

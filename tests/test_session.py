@@ -104,6 +104,11 @@ def test_closing_leaves_no_files_and_no_process(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
+def test_an_input_that_is_no_array_is_named() -> None:
+    with Session(small()) as net, pytest.raises(ModelError, match="input 0 is not an array of numbers, but str"):
+        net.run("x")  # type: ignore[arg-type]
+
+
 def test_look_at_describes_this_machine() -> None:
     machine = look_at()
     assert machine.cores >= 1

@@ -116,17 +116,18 @@ def test_a_refused_request_leaves_the_process_usable(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "said", "native"),
     [
-        ("kill -SEGV $$", r"signal 11 \(SIGSEGV\) during 'machine'"),
-        ("echo driver said no >&2; exit 3", "exit status 3 during 'machine'; last words: driver said no"),
-        ("kill -KILL $$", "probably out of memory"),
+        ("kill -SEGV $$", r"signal 11 \(SIGSEGV\) during 'machine'", True),
+        ("echo driver said no >&2; exit 3", "exit status 3 during 'machine'; last words: driver said no", False),
+        ("kill -KILL $$", "probably out of memory", False),
     ],
 )
-def test_a_dead_process_is_reported_with_its_cause(tmp_path: Path, body: str, said: str) -> None:
+def test_a_dead_process_is_reported_with_its_cause(tmp_path: Path, body: str, said: str, native: bool) -> None:
     with Child([script(tmp_path, body)]) as child, pytest.raises(WorkerError, match=said) as died:
         child.ask("machine")
     assert died.value.crashed
+    assert died.value.native == native
 
 
 def test_a_hanging_process_is_ended(tmp_path: Path) -> None:

@@ -14,6 +14,10 @@ from .tasks import OUTPUTS
 
 _ORDER = list(PRECISIONS)
 
+REPEATABLE = 1.3
+"""Medians of different processes whose ratio is less than this are a tie. The same program, measured again in another
+process, has another place in memory and other neighbours on the machine; docs/benchmarks.md has the figures."""
+
 
 def recommend(variants: Sequence[Variant], requirements: Requirements, blind: str = "") -> tuple[str | None, str]:
     """The fastest variant that ran as requested and satisfies the requirements.
@@ -55,7 +59,8 @@ def recommend(variants: Sequence[Variant], requirements: Requirements, blind: st
 def compare_engines(variants: Sequence[Variant], recommended: str | None, requirements: Requirements) -> str:
     """How other engines compare with ncnn on one device, as sentences; empty where none of them was measured.
 
-    Only variants that satisfy the requirements are compared. What :func:`tied` calls a tie is one here, too.
+    Only variants that satisfy the requirements are compared. The last sentence has the order of the engines. Engines
+    tie if :func:`tied` says so, or if the ratio of their medians is less than :data:`REPEATABLE`.
 
     Args:
         variants: of one device, those of all engines.
@@ -76,8 +81,10 @@ def compare_engines(variants: Sequence[Variant], recommended: str | None, requir
         return f"No other engine satisfies {requirements}; {nearest.name} comes nearest: {unmet}."
     best = min(holding, key=_median)
     if ours is None:
-        return f"ncnn is not the best choice here: no variant of it satisfies {requirements}, {_row(best)} does."
-    ties = tied([ours, *holding])
+        said = f"ncnn is not the best choice here: no variant of it satisfies {requirements}, {_row(best)} does"
+        return f"{said}. {_order_of_engines(holding)}"
+    fastest = min([ours, best], key=_median)
+    ties = [v for v in [ours, *holding] if _close(fastest, v)]
     if ours not in ties:
         faster = _median(ours) / _median(best)
         said = (
@@ -86,7 +93,7 @@ def compare_engines(variants: Sequence[Variant], recommended: str | None, requir
         )
     elif len(ties) > 1:
         rows = ", ".join(map(_row, sorted(ties, key=_median)))
-        said = f"ncnn and other engines tie here: {rows} differ in latency by less than their spread"
+        said = f"ncnn and other engines tie here: {rows} differ in latency by less than it changes from run to run"
     else:
         ahead = _median(best) / _median(ours)
         said = f"ncnn is the fastest choice here: {_row(ours)} is {ahead:.2f} times as fast as {_row(best)}"
@@ -95,7 +102,31 @@ def compare_engines(variants: Sequence[Variant], recommended: str | None, requir
         first = min(quick, key=_median)
         unmet = " and its ".join(requirements.unmet(_figures(first), _median(first)))
         said += f". {first.name} is faster ({plain(_median(first))} ms), but its {unmet}"
-    return f"{said}."
+    return f"{said}. {_order_of_engines([ours, *holding])}"
+
+
+def _close(a: Variant, b: Variant) -> bool:
+    """Whether two variants tie, although other processes measured them."""
+    fast, slow = sorted((a, b), key=_median)
+    return _latency(slow).p25 <= _latency(fast).p75 or _median(slow) < REPEATABLE * _median(fast)
+
+
+def _order_of_engines(variants: Sequence[Variant]) -> str:
+    """A sentence: the engines by the fastest variant of each, with their ties."""
+    fastest: dict[str, Variant] = {}
+    for variant in sorted(variants, key=_median):
+        fastest.setdefault(variant.engine, variant)
+    groups: list[list[Variant]] = []
+    for variant in fastest.values():
+        if groups and _close(groups[-1][-1], variant):
+            groups[-1].append(variant)
+        else:
+            groups.append([variant])
+    said = []
+    for group in groups:
+        *rows, last = (f"{v.engine} ({v.precision} {v.backend}, {plain(_median(v))} ms)" for v in group)
+        said.append(f"{', '.join(rows)} and {last} tie" if rows else last)
+    return f"The engines by the fastest variant of each that satisfies the requirements: {'; '.join(said)}."
 
 
 def _row(variant: Variant) -> str:

@@ -168,7 +168,7 @@ class Result:
             path: the folder of the program. It is new or empty.
             variant: as ``name`` in :meth:`variant`.
             lang: ``cpp`` or ``python``.
-            embed: whether the model becomes part of the program, which is the default; ``cpp`` only.
+            embed: whether the model becomes part of the program, which then reads no model files; ``cpp`` only.
 
         Returns:
             ``path``.

@@ -300,7 +300,7 @@ def compare(
         progress("look at the images", 0, 0)
         reference, samples = _open(first, shape, images=images, **prepared)
         other = Artifact.load(second)
-        figures = compare_models(reference, other, samples, layers=layers, progress=of_step(progress, "compare"))
+        figures = compare_models(reference, other, samples, layers=layers, progress=progress)
     say_how(reference, other)
     print_json(figures) if as_json else out.print(comparison_table(figures))
 

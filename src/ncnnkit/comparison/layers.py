@@ -18,7 +18,7 @@ from ..device.session import Session
 from ..errors import ModelError, RuntimeFailure
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS, has_int8, is_int8
-from ..progress import Progress, silent
+from ..progress import Progress, StepProgress, of_step, silent, silent_steps
 from ..record.variant import Accuracy, LayerError
 from ..samples.stream import Samples
 from . import accuracy
@@ -88,12 +88,12 @@ def errors_by_variant(
 
 
 def _layer_errors(
-    one: Session, exact: Artifact, coarse: Artifact, samples: Samples, *, int8_only: bool
+    one: Session, exact: Artifact, coarse: Artifact, samples: Samples, *, int8_only: bool, progress: Progress = silent
 ) -> list[LayerError]:
     layers = [layer for layer in _in_both(exact.graph, coarse.graph) if is_int8(layer) or not int8_only]
     return [
         LayerError(name=layer.name, type=layer.type, sqnr_db=None if found is None else sqnr_db(found))
-        for layer, found in zip(layers, _noise_over_signal(one, coarse, layers, samples))
+        for layer, found in zip(layers, _noise_over_signal(one, coarse, layers, samples, progress))
     ]
 
 
@@ -154,7 +154,12 @@ def _in_both(exact: Graph, coarse: Graph) -> list[Layer]:
 
 
 def _noise_over_signal(
-    one: Session, coarse: Artifact, layers: Sequence[Layer], samples: Samples, **settings: Any
+    one: Session,
+    coarse: Artifact,
+    layers: Sequence[Layer],
+    samples: Samples,
+    progress: Progress = silent,
+    **settings: Any,
 ) -> list[float | None]:
     """Noise over signal of the first output of each layer, over all samples.
 
@@ -168,8 +173,11 @@ def _noise_over_signal(
     noise, signal = np.zeros(len(layers)), np.zeros(len(layers))
     number = {name: i for i, name in enumerate(names)}
     with Session(coarse, keep_blobs=True, **settings) as other:
-        runs = ((sample, part) for sample in samples for part in _parts(coarse.graph, names, sample))
-        for inputs, part in runs:
+        runs = (
+            (done, sample, part) for done, sample in enumerate(samples) for part in _parts(coarse.graph, names, sample)
+        )
+        for done, inputs, part in runs:
+            progress(done, len(samples))
             for blob, ours, theirs in zip(part, one.blobs(*inputs, names=part), other.blobs(*inputs, names=part)):
                 i = number[blob]
                 if not np.isfinite(theirs).all():
@@ -249,9 +257,16 @@ class Comparison:
 
 
 def compare_models(
-    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, progress: Progress
+    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, progress: StepProgress = silent_steps
 ) -> Comparison:
     """The errors of the second model's outputs against the first's, and of each layer if requested.
+
+    Args:
+        first: the reference.
+        second: the other model.
+        samples: all of them compare the outputs, the first :data:`LAYER_IMAGES` the layers.
+        layers: whether to compare layers.
+        progress: called with the name of a step, the samples done and their number.
 
     Raises:
         ModelError: the models differ in the number or the shapes of their outputs. The numbers of detections may
@@ -270,7 +285,11 @@ def compare_models(
                     raise ModelError(
                         f"output {name!r} has shape {here.shape} in one model and {there.shape} in the other"
                     )
-            progress(done, len(samples))
+            progress("compare outputs", done, len(samples))
         found = errors.result(one.outputs)
+    if not layers:
+        return Comparison(found, [])
     few = samples.subset(range(min(LAYER_IMAGES, len(samples))))
-    return Comparison(found, layer_errors(first, second, few, int8_only=False) if layers else [])
+    with Session(first, keep_blobs=True) as one:
+        of_layers = of_step(progress, "compare layers")
+        return Comparison(found, _layer_errors(one, first, second, few, int8_only=False, progress=of_layers))

@@ -144,7 +144,7 @@ class Session:
         Intermediate blobs need ``keep_blobs``. The output of a requantising layer is int8 codes as floats. Divide it by
         that layer's ``output_scale`` to dequantise it.
         """
-        arrays = [np.asarray(a, np.float32) for a in inputs]
+        arrays = [_as_float32(i, given) for i, given in enumerate(inputs)]
         for i, expected in enumerate(self.artifact.graph.input_shapes()[: len(arrays)]):
             if expected and arrays[i].ndim == len(expected) + 1 and arrays[i].shape[0] == 1:
                 arrays[i] = arrays[i][0]
@@ -163,6 +163,13 @@ class Session:
             self.close() if error.crashed else None
             where = "" if self._device.address == LOCAL.address else self._device.name
             raise RuntimeFailure(error.sentence, where=where) from None
+
+
+def _as_float32(number: int, given: Any) -> Array:
+    try:
+        return np.asarray(given, np.float32)
+    except (TypeError, ValueError):
+        raise ModelError(f"input {number} is not an array of numbers, but {type(given).__name__}") from None
 
 
 def noise(graph: Graph, shapes: Sequence[tuple[int, ...]] = (), *, where: str = "") -> list[Array]:

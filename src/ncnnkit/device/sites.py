@@ -122,9 +122,8 @@ def look_at(device: Device = LOCAL) -> Machine:
         try:
             machine: Machine = child.ask("machine", timeout=LOOK_TIMEOUT)[0].machine
         except WorkerError as error:
-            raise DeviceError(
-                f"ncnn failed while looking at it: {error}", where=device.name, hint="a broken Vulkan driver?"
-            ) from None
+            hint = "a broken Vulkan driver?" if error.native else ""
+            raise DeviceError(f"ncnn failed while looking at it: {error}", where=device.name, hint=hint) from None
     return machine
 
 

@@ -97,7 +97,8 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         raise FormatError("no such file", where=str(path), hint=meant_path(path)) from None
     except IsADirectoryError:
-        raise FormatError("is a folder, not a .param file", where=str(path)) from None
+        hint = "name a .param file in it; ncnnkit.open_run() reads the folder of a run"
+        raise FormatError("is a folder, not a .param file", where=str(path), hint=hint) from None
     except UnicodeDecodeError:
         param = path.with_suffix(".param")
         weights = path.suffix == ".bin" and param.exists()

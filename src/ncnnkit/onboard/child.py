@@ -30,11 +30,16 @@ MOST_WORDS = 3  # lines of ncnn's output in an error
 
 
 class WorkerError(Exception):
-    """A request failed. ``crashed``: whether the process died; otherwise it refused the request."""
+    """A request failed.
 
-    def __init__(self, message: str, crashed: bool = False) -> None:
+    Attributes:
+        crashed: whether the process died; otherwise it refused the request.
+        native: whether it died of a signal or hung, as native code does; a Python program exits with a status.
+    """
+
+    def __init__(self, message: str, crashed: bool = False, native: bool = False) -> None:
         super().__init__(message)
-        self.crashed = crashed
+        self.crashed, self.native = crashed, native
 
     @property
     def sentence(self) -> str:
@@ -119,11 +124,11 @@ class Child:
             answer = None
         except TimeoutError:
             self.kill()
-            raise WorkerError("hung: no answer to %r in %.0f s" % (op, timeout), crashed=True) from None
+            raise WorkerError("hung: no answer to %r in %.0f s" % (op, timeout), crashed=True, native=True) from None
         except ProtocolError as error:
             raise self._broken(op, error) from None
         if answer is None:
-            raise WorkerError(self._cause_of_death(op), crashed=True)
+            raise self._cause_of_death(op)
         message, results = answer
         if "error" in message:
             raise WorkerError(": ".join(filter(None, (str(message["error"]), self._words(heard)))))
@@ -146,20 +151,21 @@ class Child:
         self.kill()
         return WorkerError("broke the protocol during %r: %s" % (op, error), crashed=True)
 
-    def _cause_of_death(self, op: str) -> str:
+    def _cause_of_death(self, op: str) -> WorkerError:
         try:
             status = self._process.wait(DYING)
         except subprocess.TimeoutExpired:
             self.kill()
-            return "closed its output during %r" % op
+            return WorkerError("closed its output during %r" % op, crashed=True)
         number = status - 128 if status > 128 else -status  # a shell reports a signal as a status above 128
         tail = self.log().strip().splitlines()[-1:]
         said = "; last words: " + tail[0] if tail else ""
         if number == signal.SIGKILL:
-            return "killed during %r, probably out of memory%s" % (op, said)
+            return WorkerError("killed during %r, probably out of memory%s" % (op, said), crashed=True)
         if number in set(signal.Signals):
-            return "signal %d (%s) during %r%s" % (number, signal.Signals(number).name, op, said)
-        return "exit status %d during %r%s" % (status, op, said)
+            name = signal.Signals(number).name
+            return WorkerError("signal %d (%s) during %r%s" % (number, name, op, said), crashed=True, native=True)
+        return WorkerError("exit status %d during %r%s" % (status, op, said), crashed=True)
 
     def log(self) -> str:
         """What ncnn and the driver have printed so far."""

@@ -12,6 +12,10 @@ NUMPY_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor
                "tensor(uint8)": "uint8", "tensor(int8)": "int8"}  # fmt: skip
 
 
+PER_CHANNEL_OPSET = 13
+"""QuantizeLinear and DequantizeLinear have scales per channel since this version of ONNX's operators."""
+
+
 class OnnxRuntime(Engine):
     """See https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html for int8."""
 
@@ -25,7 +29,7 @@ class OnnxRuntime(Engine):
     settings: ClassVar[Mapping[str, str]] = {
         "fp32": "CPUExecutionProvider, all graph optimisations",
         "int8": "static QDQ, weights per channel, MinMax calibration; uint8 activations and int8 weights, of 7 bits on "
-        "an x86 CPU without an int8 dot product",
+        "an x86 CPU without an int8 dot product; the operators are those of opset 13 or later",
     }
 
     def convert(self, onnx: Path, made: Path) -> None:
@@ -43,7 +47,8 @@ class OnnxRuntime(Engine):
                 return next(self._samples, None)
 
         prepared = made.with_suffix(".prepared.onnx")
-        quant_pre_process(str(onnx), str(prepared), skip_symbolic_shape=True)
+        _upgrade(onnx, prepared)
+        quant_pre_process(str(prepared), str(prepared), skip_symbolic_shape=True)
         quantize_static(
             str(prepared), str(made), Reader(),
             quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=calibration.saturates,
@@ -53,6 +58,18 @@ class OnnxRuntime(Engine):
 
     def open(self, files: Sequence[str], how: Running) -> Opened:
         return _Opened(files[0], how)
+
+
+def _upgrade(path: Path, made: Path) -> None:
+    """Write a model with operators of at least :data:`PER_CHANNEL_OPSET`."""
+    import onnx
+    from onnx import version_converter
+
+    model = onnx.load(str(path))
+    version = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if version < PER_CHANNEL_OPSET:
+        model = version_converter.convert_version(model, PER_CHANNEL_OPSET)
+    onnx.save(model, str(made))
 
 
 class _Opened(Opened):
