@@ -59,11 +59,16 @@ def encode(value: Any, indent: int = 2) -> bytes:
     """A dataclass as JSON in UTF-8, with a newline at its end.
 
     JSON has no infinity and no NaN: both become null. Lone surrogates, with which Python represents the bytes of a file
-    name that is not UTF-8, become U+FFFD.
+    name that is not UTF-8, become U+FFFD. Characters that control a terminal are escaped.
     """
     import msgspec
 
-    return msgspec.json.format(msgspec.json.encode(_clean(msgspec.to_builtins(value))), indent=indent) + b"\n"
+    text = msgspec.json.format(msgspec.json.encode(_clean(msgspec.to_builtins(value))), indent=indent)
+    return _CONTROLS.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), text) + b"\n"
+
+
+_CONTROLS = re.compile(b"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xaa-\xae]|\xe2\x81[\xa6-\xa9]|\xd8\x9c")
+"""In UTF-8, the characters of :func:`ncnnkit.errors.printable` that JSON does not escape. They are in texts only."""
 
 
 def as_read(value: T) -> T:

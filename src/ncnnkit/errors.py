@@ -19,6 +19,7 @@ a command with exit code 1 and a traceback.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,27 @@ OK = 0
 BUG = 1
 USAGE = 2  # chosen by Typer/Click for a bad command line
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+_CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A text with visible signs for what controls a terminal: names in files may hold anything.
+
+    Line ends and tabs stay. Characters that change the direction of writing become U+FFFD, because they can make a name
+    look like another one.
+
+    Example:
+        >>> printable("cat\\x1b[2J")
+        'cat␛[2J'
+    """
+
+    def sign(found: re.Match[str]) -> str:
+        code = ord(found[0])
+        return chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else "\ufffd"
+
+    return _CONTROLS.sub(sign, text)
 
 
 class NcnnkitError(Exception):
@@ -54,7 +76,7 @@ class NcnnkitError(Exception):
         """The error as a command prints it, in one line."""
         text = f"{self.where}: {self.what}" if self.where else self.what
         text = f"{text} ({self.hint})" if self.hint else text
-        return " ".join(text.split())
+        return printable(" ".join(text.split()))
 
 
 class InputError(NcnnkitError):

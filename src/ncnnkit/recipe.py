@@ -21,6 +21,7 @@ from .model.precision import PRECISIONS
 from .model.targets import KERNELS, TARGETS
 from .older import tomllib
 from .onboard.engines import ENGINES
+from .onboard.userfiles import read_text
 from .samples.preprocess import Preprocess
 from .samples.presets import PRESETS
 from .tasks.table import TASKS
@@ -385,7 +386,7 @@ def _frozen(value: Any) -> Any:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -162,12 +162,11 @@ def _shown(progress: bool | StageProgress) -> Any:
         raise RecipeError(f"progress must be True, False or a function, not {with_article(progress)}")
     if not progress:
         return nullcontext(silent_stages)
-    from rich.console import Console
-
+    from .printing import PlainConsole
     from .progress_on_console import shown_on
 
     # Rich takes a notebook for a terminal with colours, but a notebook would keep every state of a moving bar.
-    return shown_on(Console(stderr=True, emoji=False, force_jupyter=False, force_terminal=sys.stderr.isatty()))
+    return shown_on(PlainConsole(stderr=True, emoji=False, force_jupyter=False, force_terminal=sys.stderr.isatty()))
 
 
 if run.__doc__:  # python -OO removes docstrings

@@ -18,6 +18,7 @@ from typing import Literal
 from ..artifact import Artifact
 from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.graph import Graph
+from ..onboard.userfiles import read_text
 from ..record.folder import LABELS, content, save_labels, staging
 from .examples import FOLDER, bounds, examples_of_images, words, write_examples
 from .facts import RELEASE, Facts, facts_of
@@ -164,7 +165,7 @@ def files_of_app(folder: Path) -> set[str]:
     if not folder.is_dir() or not content(folder):
         return set()
     try:
-        written = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        written = json.loads(read_text(folder / RECORD))
         ours = {path.partition("/")[0] for path in written}
     except (OSError, ValueError, AttributeError):
         raise StorageError(

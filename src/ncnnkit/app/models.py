@@ -10,6 +10,7 @@ from ..artifact import Artifact
 from ..errors import FormatError, ModelError, RecipeError
 from ..model.graph import Graph
 from ..onboard.protocol import NCNN
+from ..onboard.userfiles import read_text
 from ..record.examples import EXAMPLES, Examples
 from ..record.folder import LABELS, RUN, load_run
 from ..record.run import Run
@@ -147,7 +148,7 @@ def artifact_of(run: Run, variant: Variant, home: Path) -> Artifact:
     """The model of a variant. If its card is missing, or the files were edited since, facts come from run.json."""
     model = Artifact.load(param_of(variant, home))
     if model.derived:
-        names = (home / LABELS).read_text(encoding="utf-8").splitlines() if (home / LABELS).is_file() else []
+        names = read_text(home / LABELS).splitlines() if (home / LABELS).is_file() else []
         model = replace(
             model, preprocess=run.preprocess, labels=tuple(names if run.model.labels else ()),
             pillow=run.environment.pillow,

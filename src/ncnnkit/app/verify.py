@@ -21,6 +21,7 @@ from ..device.transport import TRANSPORTS, Refused, Transport
 from ..errors import DeviceError, FormatError, NcnnkitError, RecipeError
 from ..older import UTC
 from ..onboard.scratch import Scratch
+from ..onboard.userfiles import SETTINGS, read_bytes
 from ..progress import StepProgress, silent_steps
 from .bundling import PARTS
 from .writing import files_in
@@ -228,7 +229,7 @@ def written_files(app: Path) -> dict[str, str]:
     from . import RECORD
 
     try:
-        written = decode((app / RECORD).read_bytes(), dict[str, str])
+        written = decode(read_bytes(app / RECORD, SETTINGS), dict[str, str])
     except OSError:
         raise FormatError("contains no app", where=str(app), hint="ncnnkit app writes one") from None
     folder = app.resolve()

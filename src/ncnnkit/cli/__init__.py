@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
+from ..errors import printable
 from .commands import COMMANDS, LazyGroup, guarded
 from .interrupts import interruptible
 
@@ -56,5 +58,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    written = warnings.formatwarning
+    warnings.formatwarning = lambda *args, **more: printable(written(*args, **more))
     with interruptible():
         app(prog_name="ncnnkit")

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
+from ..printing import PlainConsole
+
 # A file or a pipe gets the whole table, independent of the width that Rich assumes.
-out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, emoji=False)
-err = Console(stderr=True, emoji=False)
+out = PlainConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, emoji=False)
+err = PlainConsole(stderr=True, emoji=False)
 
 
 def print_json(value: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import RecipeError
 from ..model.ncnnfile import atomic_write
 from ..older import tomllib
+from ..onboard.userfiles import read_text
 from .transport import TRANSPORTS, parse_ssh
 
 
@@ -20,7 +21,7 @@ def load_names() -> dict[str, str]:
     """Name -> address. Raises RecipeError if the file is not valid."""
     path = names_file()
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_text(path))
     except FileNotFoundError:
         return {}
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

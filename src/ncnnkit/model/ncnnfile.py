@@ -37,8 +37,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, StorageError, meant_path
+from ..errors import FormatError, StorageError, meant_path, printable
 from ..formatting import first_few
+from ..onboard.userfiles import LINES, check_regular, read_text
 from .graph import Checker, EncodedWeight, Graph, Layer, Names, Weight
 from .ops import MAX_PARAMS, OPS, Param, Value
 
@@ -93,7 +94,7 @@ def load_param(param: str | Path) -> Graph:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, LINES)
     except FileNotFoundError:
         raise FormatError("no such file", where=str(path), hint=meant_path(path)) from None
     except IsADirectoryError:
@@ -191,7 +192,7 @@ def _parse(text: str, where: str) -> tuple[Graph, list[Layer]]:
 def _tell(where: str, what: str, items: list[str]) -> None:
     """Warn about items of a file, and name the first few."""
     if items:
-        warnings.warn(f"{where}: {what}: {first_few(items, _MOST_NAMED)}", stacklevel=1)
+        warnings.warn(printable(f"{where}: {what}: {first_few(items, _MOST_NAMED)}"), stacklevel=1)
 
 
 def _parse_layer(line: str, where: str) -> Layer:
@@ -308,6 +309,7 @@ def read_weights(graph: Graph, path: str | Path) -> None:
     """
     path = Path(path)
     try:
+        check_regular(path)
         size = path.stat().st_size
         data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
     except FileNotFoundError:

@@ -27,7 +27,7 @@ from .answers import (
 from .facts import VulkanDevice
 from .machine import this_machine, vulkan_devices
 from .messages import Message, Tell, untold
-from .process import available_cores, drop_file_cache, own_memory_mb, pin, reset_peak
+from .process import available_cores, drop_file_cache, limit_self, own_memory_mb, pin, reset_peak
 from .storages import check_storages
 from .tally import Tally
 
@@ -84,6 +84,8 @@ class Network:
         pin(request.get("cpus"))
         import ncnn  # before the clock starts
 
+        if request["backend"] == "cpu":  # drivers of GPUs reserve more memory than there is
+            limit_self(memory="MemTotal")
         devices = vulkan_devices() if request["backend"] == "vulkan" else []
         device = devices[0] if devices else None
         if request.get("cold"):

@@ -24,7 +24,7 @@ from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS
 from ..older import Self
 from ..onboard.child import LOAD_TIMEOUT, WorkerError
-from ..onboard.process import available_cores
+from ..onboard.process import side_by_side
 from ..onboard.scratch import Scratch
 from ..onboard.tally import Tally
 from ..progress import Progress, silent
@@ -210,7 +210,7 @@ def observe(
     blobs = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
     if not blobs:
         raise why_nothing_quantizable(graph)
-    with Crew(graph, threads) as crew:
+    with Crew(graph, side_by_side(threads, len(samples))) as crew:
         done, passes = 0, 2 if method == "kl" else 1
 
         def step() -> None:
@@ -266,7 +266,7 @@ def over_samples(
     **request: Any,
 ) -> list[Answer]:
     """Run a network on samples in child processes with one thread each, which sum up results; see :class:`Crew`."""
-    with Crew(graph, min(threads or available_cores(), len(samples))) as crew:
+    with Crew(graph, side_by_side(threads, len(samples))) as crew:
         return crew.over(samples, op, step, **request)
 
 
@@ -277,11 +277,10 @@ class Crew:
 
     Args:
         graph: the network. Layers that are not int8 run in fp32.
-        threads: the number of processes; by default one per core.
+        count: the number of processes.
     """
 
-    def __init__(self, graph: Graph, threads: int | None = None) -> None:
-        count = threads or available_cores()
+    def __init__(self, graph: Graph, count: int) -> None:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(Scratch()))
             self._pool = stack.enter_context(ThreadPoolExecutor(count))

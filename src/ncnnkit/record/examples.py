@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..onboard.picture import Placement
+from ..onboard.userfiles import read_npz
 
 EXAMPLES = "examples.npz"
 """The file in the run folder that holds the examples."""
@@ -80,8 +81,7 @@ class Examples:
         if not path.is_file():
             return cls()
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return _read(dict(arrays))
+            return _read(read_npz(path))
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
             raise FormatError(f"does not hold examples: {error}", where=str(path), hint="run again") from None
 

@@ -31,6 +31,7 @@ from typing import IO
 from ..codec import decode, encode
 from ..errors import FormatError, StorageError
 from ..onboard.scratch import Scratch
+from ..onboard.userfiles import LINES, read_bytes, read_text
 from .run import SCHEMA, Run
 
 RUN = "run.json"
@@ -69,7 +70,7 @@ def files_of_run(out: Path) -> set[str]:
         File names; empty if there is no run.json, or if it does not list files.
     """
     try:
-        listed = json.loads((out / RUN).read_text(encoding="utf-8"))["files"]
+        listed = json.loads(read_text(out / RUN, LINES))["files"]
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return set()
     names = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
@@ -335,7 +336,7 @@ def _settle(home: Path) -> None:
     """Complete or discard the run that a dead process left. The caller must hold the lock."""
     work = home / _WORK
     with suppress(FileNotFoundError):
-        moves = json.loads((work / _MOVES).read_text(encoding="utf-8"))
+        moves = json.loads(read_text(work / _MOVES))
         _Moves(**moves).forward(home)
         _sync(home)
         (work / _MOVES).unlink()
@@ -402,7 +403,7 @@ def load_run(out: Path) -> Run:
     path = out / RUN if out.is_dir() else out
     recover(path.parent)
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, LINES)
     except FileNotFoundError:
         hint = "give the folder that `ncnnkit run --out` made"
         raise FormatError(f"no {RUN} here", where=str(out), hint=hint) from None

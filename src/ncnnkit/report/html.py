@@ -13,6 +13,7 @@ from typing import Any
 from .. import formatting
 from ..errors import ToolError
 from ..model.ncnnfile import atomic_write
+from ..onboard.userfiles import read_bytes
 from ..plan.requirement import Requirements
 from ..record.plan import PlannedLayer
 from ..record.quantisation import FittedLayer
@@ -186,7 +187,7 @@ def _pictures(run: Run, folder: Path | None) -> dict[str, list[tuple[Picture, st
     for picture in run.pictures if folder else []:
         assert folder is not None
         with suppress(OSError):
-            content = base64.b64encode((folder / picture.file).read_bytes()).decode("ascii")
+            content = base64.b64encode(read_bytes(folder / picture.file)).decode("ascii")
             found.setdefault(picture.variant, []).append((picture, f"data:image/jpeg;base64,{content}"))
     return found
 

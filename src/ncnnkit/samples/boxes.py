@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import ImageError
 from ..onboard.picture import Placement
+from ..onboard.userfiles import COCO
 from .finding import files_of, text_lines
 from .outlines import Outline, polygon
 
@@ -114,7 +115,7 @@ def _in_input(rows: Found, placement: Placement) -> LabelledBoxes:
 def _coco(path: Path, names: Sequence[str], known: Mapping[str, int]) -> list[Found]:
     """Read COCO's format: https://cocodataset.org/#format-data."""
     try:
-        content = json.loads("\n".join(text_lines(path)))
+        content = json.loads("\n".join(text_lines(path, COCO)))
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
         numbers = sorted(content["categories"], key=lambda category: category["id"])
         labels = {c["id"]: known.get(str(c["name"]).casefold(), -1) if known else i for i, c in enumerate(numbers)}

@@ -336,6 +336,10 @@ def listed(values: Iterable[Any]) -> str:
 
 _PREPROCESS_KEY = "ncnnkit.preprocess"
 _LABELS_KEY = "ncnnkit.labels"
+# JSON and Python's literals of any depth, and what is in them.
+_UNREADABLE = (
+    ValueError, SyntaxError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError,
+)  # fmt: skip
 
 
 def read_metadata(
@@ -355,7 +359,7 @@ def read_metadata(
         if _PREPROCESS_KEY in metadata:
             found = Preprocess.from_dict(json.loads(metadata[_PREPROCESS_KEY]))
             return fit(found, inputs), f"the model's own metadata ({_PREPROCESS_KEY})", labels
-    except (ValueError, SyntaxError, TypeError, AttributeError, LookupError, NcnnkitError) as error:
+    except (*_UNREADABLE, NcnnkitError) as error:
         raise ModelError(f"its metadata cannot be read: {say(error)}", where=reference) from None
     axes = image_input(inputs)
     if by_ultralytics and axes:

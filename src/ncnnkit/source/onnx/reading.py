@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx_ir.passes import common
 
-from ...errors import ConvertError
+from ...errors import ConvertError, ModelError
 from ..model import say
+from ..onnx_data import check_model
 from ..sessions import run_session
 from .control import RANDOM, resolve
 from .einsums import write_out
@@ -89,11 +90,14 @@ def load(path: Path) -> ir.Model:
         ConvertError: the file cannot be read.
     """
     try:
+        check_model(path)
         model = ir.load(path)
         common.InlinePass()(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         ir.external_data.load_to_model(model)  # only loads initializers, so constants were made initializers before
         common.RemoveUnusedNodesPass()(model)
+    except ModelError as error:
+        raise ConvertError(error.what, where=error.where, hint=error.hint) from None
     except Exception as error:  # onnx-ir and protobuf have exceptions of their own
         raise ConvertError(f"the ONNX file cannot be read: {say(error)}", where=str(path)) from None
     _widen(model)
