@@ -57,10 +57,11 @@ def make_app(
         variant: of a run: the name of a variant, such as ``int8-vulkan``, or a precision, which means its CPU variant.
             By default the recommended variant.
         lang: ``cpp`` or ``python``.
-        embed: whether the model becomes part of the program, which then reads no model files; ``cpp`` only.
-        images: of a model that is no run: a few of them become the examples of the program's self-test, with what the
-            model makes of them on this machine. A run has examples of its own, with the original's outputs.
-        extras: parts of a C++ program that not everybody needs: ``streams`` or ``camera``.
+        embed: whether the model is compiled into the program; ``cpp`` only.
+        images: if ``model`` is not a run: a few of these images become the examples of the program's self-test. Their
+            expected outputs are those of the model on this machine. A run has examples of its own, with the outputs of
+            the original.
+        extras: optional parts of a C++ program, see :data:`~ncnnkit.app.parts.EXTRAS`.
 
     Returns:
         The model that the program runs by default.
