@@ -113,6 +113,13 @@ ParamToWrite = Annotated[
     Path, option("Output", "FILE", "The .param file to write. The .bin file is written beside it.", "-o", "--out")
 ]
 Json = Annotated[bool, option("Output", "", "Print JSON.", "--json")]
+NoCache = Annotated[
+    bool,
+    option(
+        "Output", "", "Compute everything again. By default, results of earlier runs are taken where nothing that they "
+        "depend on has changed; see `ncnnkit cache`.", "--no-cache",
+    ),
+]  # fmt: skip
 Quiet = Annotated[
     bool, option("Output", "", "Print a plain line for each finished stage, no progress bar.", "-q", "--quiet")
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,11 @@ def layer_errors(
 
 
 def errors_by_variant(
-    exact: Artifact | Graph, variants: Mapping[str, Artifact], samples: Samples, progress: Progress = silent
+    exact: Artifact | Graph,
+    variants: Mapping[str, Artifact],
+    samples: Samples,
+    progress: Progress = silent,
+    errors: Callable[..., list[LayerError]] = lambda name, coarse, measure: measure(),
 ) -> dict[str, list[LayerError]]:
     """Name of a version -> the SQNR of every layer's output in this version of a network.
 
@@ -63,16 +68,23 @@ def errors_by_variant(
         exact, samples: as for :func:`layer_errors`.
         variants: name -> the version.
         progress: called with (versions done, number of versions).
+        errors: called with ``name``, the version ``coarse``, and ``measure``, which measures its errors. Returns what
+            that returns, or returned in an earlier run.
     """
     found: dict[str, list[LayerError]] = {}
-    if not variants:
-        return found
     exact = Artifact.of(exact)
-    with Session(exact, keep_blobs=True) as one:
+    with ExitStack() as stack:
+        sessions: list[Session] = []  # of the reference: one, if any version is measured
+
+        def measure(coarse: Artifact) -> list[LayerError]:
+            if not sessions:
+                sessions.append(stack.enter_context(Session(exact, keep_blobs=True)))
+            return _layer_errors(sessions[0], exact, coarse, samples, int8_only=False)
+
         for done, (name, coarse) in enumerate(variants.items()):
             progress(done, len(variants))
             with suppress(RuntimeFailure):
-                found[name] = _layer_errors(one, exact, coarse, samples, int8_only=False)
+                found[name] = errors(name=name, coarse=coarse, measure=partial(measure, coarse))
     return found
 
 

@@ -9,7 +9,7 @@ verify        runs the plan on the device; if the error is not as predicted, cha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..batches import Workers
@@ -30,7 +30,7 @@ from .costs import Costs, calibrated, predict, uniform
 from .mixed import MixedPlan
 from .options import make_edges, make_options
 from .requirement import Requirements
-from .sensitivity import float_errors, int8_errors
+from .sensitivity import Noise, float_errors, int8_errors
 from .solve import Assignment, Edge, Option, front, solve, total, undominated
 from .timing import DeviceTiming, Shape, Timing, blob_shapes
 
@@ -59,6 +59,7 @@ def find_plan(
     workers: Workers | None = None,
     timing: Timing | None = None,
     budget: Budget = UNBOUNDED,
+    noise: Callable[..., Noise] = lambda measure: measure(),
     progress: StepProgress = silent_steps,
 ) -> MixedPlan:
     """Find the fastest mixed model that satisfies the requirements, or the most accurate within a latency limit.
@@ -77,6 +78,8 @@ def find_plan(
             default processes on this machine.
         timing: the source of times; by default they are measured on the device.
         budget: limits the computation of each step.
+        noise: called with ``measure``, the function that measures the noise of single int8 layers. Returns what that
+            returns, or returned in an earlier run.
         progress: called with the progress.
 
     Raises:
@@ -91,7 +94,7 @@ def find_plan(
     with Judge(exact, judging, quantized.task, workers=workers, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used, budget)
-        int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget)
+        int8 = noise(measure=lambda: int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget))
         progress("layer costs", 0, 0)
         costs = timing.layers(exact, fitted, shapes, choices, of_step(progress, "layer costs"))
         uniforms = [choice for choice in choices if choice != WINOGRAD]

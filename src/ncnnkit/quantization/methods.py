@@ -202,9 +202,8 @@ class _Quantizer:
         self.skip, self.task, self.progress = skip, task, progress
         self.given_workers, self.threads = workers, threads
         self.native = method in NATIVE_METHODS
-        self.chosen, held = choose(len(samples), effort, budget)
-        self.used, self.held = samples.subset(self.chosen), samples.subset(held)
-        self.judging = samples.subset([*held, *sorted(set(self.chosen) - set(held))])
+        self.chosen, _ = choose(len(samples), effort, budget)
+        self.used, self.held, self.judging = divided(samples, effort, budget)
         self.unclipped = 0.0
         self.offsets: dict[str, float] = {}
 
@@ -382,6 +381,13 @@ class _Quantizer:
 
     def _version(self, exact: Graph, table: Table, whole: Graph) -> _Version:
         return _Version(exact, table, whole, apply_table(whole, table, target=self.target, finish=False))
+
+
+def divided(samples: Samples, effort: Effort, budget: Budget) -> tuple[Samples, Samples, Samples]:
+    """(samples to use, samples to hold back, samples that judge a plan: those held back come first)."""
+    chosen, held = choose(len(samples), effort, budget)
+    judging = samples.subset([*held, *sorted(set(chosen) - set(held))])
+    return samples.subset(chosen), samples.subset(held), judging
 
 
 def choose(count: int, effort: Effort, budget: Budget) -> tuple[list[int], list[int]]:

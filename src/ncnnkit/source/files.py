@@ -7,7 +7,7 @@ import json
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -356,6 +356,8 @@ def read_export(path: Path) -> Export | None:
         raise ModelError(f"cannot be read: {say(error)}", where=str(path)) from None
     if not (isinstance(found, dict) and {"names", "task", "imgsz"} <= found.keys()):
         return None
+    if not _is_small(found):
+        raise ModelError("contains very many values", where=str(path), hint="export the model again")
     sides = found["imgsz"]
     height, width = sides if isinstance(sides, list) and len(sides) == 2 else (sides, sides)
     shape = (found.get("channels", 3), height, width)
@@ -367,6 +369,23 @@ def read_export(path: Path) -> Export | None:
         )
     texts = {str(key): value if isinstance(value, str) else repr(value) for key, value in found.items()}
     return Export(path.absolute().parent.name.removesuffix("_ncnn_model"), shape, texts)
+
+
+def _is_small(value: Any) -> bool:
+    """Whether the text of a value has a usual length. A few hundred bytes of YAML may stand for gigabytes, because a
+    value may be part of itself or of others many times."""
+    rest, size = [value], 0
+    while rest and size < _MOST_CHARACTERS:
+        part = rest.pop()
+        size += 1 + (len(part) if isinstance(part, Sized) else 0)
+        if size < _MOST_CHARACTERS and isinstance(part, Mapping):
+            rest += [*part, *part.values()]
+        elif size < _MOST_CHARACTERS and isinstance(part, list | tuple | set):
+            rest += part
+    return size < _MOST_CHARACTERS
+
+
+_MOST_CHARACTERS = 1 << 20
 
 
 def model_in(folder: Path) -> Path:
