@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench_memory import watch, write_network
+from bench_memory import NETWORKS, watch, write_network
 
 import ncnnkit as nk
 from ncnnkit.artifact import Artifact
@@ -184,7 +184,7 @@ def memory_table(counts: list[int]) -> None:
 def inside(work: str, images: int) -> None:
     """The process whose memory is measured."""
     with tempfile.TemporaryDirectory(prefix="ncnnkit-bench-") as name, open_workers() as workers:
-        exact = Artifact.load(write_network(Path(name), "classifier"))
+        exact = Artifact.load(write_network(Path(name), NETWORKS["classifier"]))
         setting = Setting(exact, exact, ImageSet((), ()))
         WORK[work](setting, Drawn(range(images)), workers)
 
