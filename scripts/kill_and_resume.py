@@ -134,7 +134,9 @@ def leftovers(place: Place, shared: set[str]) -> list[str]:
 
 
 def shared_memory() -> set[str]:
-    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    """Shared memory and semaphores as Python, torch and ncnnkit name them; other programs use /dev/shm, too."""
+    names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
+    return {name for name in names if name.startswith(("ncnnkit", "psm_", "sem.", "torch_"))}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ from .artifact import Artifact
 from .batches import Workers
 from .cache.packing import Unpackable, content, digest, pack, unpack
 from .cache.store import Store
-from .errors import FormatError
+from .errors import FormatError, NcnnkitError
 from .model.graph import Graph
 from .model.work import Budget
 from .onboard.process import available_cores
@@ -311,7 +311,7 @@ def _content_of_files(path: Path) -> list[tuple[str, str]]:
             return [(each.suffix, _hashed(each.read_bytes())) for each in beside if each.is_file()]
         whole = inline_external_data(path) if path.suffix.lower() == ".onnx" else None
         return [(path.suffix, _hashed(path.read_bytes() if whole is None else whole))]
-    except (OSError, ValueError) as error:
+    except (OSError, LookupError, ValueError, NcnnkitError) as error:
         raise Unpackable(f"{path}: {error}") from None
 
 

@@ -82,7 +82,7 @@ class Examples:
             return cls()
         try:
             return _read(read_npz(path))
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, LookupError, TypeError, ArithmeticError, EOFError) as error:
             raise FormatError(f"does not hold examples: {error}", where=str(path), hint="run again") from None
 
 
