@@ -47,6 +47,7 @@ class Row:
 COMMANDS = (
     Row("run", "runs", "Whole runs", "Convert, quantise, measure and compare a network, and write a report."),
     Row("demo", "runs", "Whole runs", "Do a run with the network and the images that come with ncnnkit."),
+    Row("cache", "caches", "Whole runs", "Show or remove what later runs can take from earlier ones."),
     Row("report", "reports", "Whole runs", "Write the report of a finished run, or a comparison of several."),
     Row("diff", "reports", "Whole runs", "Compare two runs, and fail where a condition is met. For CI."),
     Row("explain-layer", "reports", "Whole runs", "Explain the precision of each layer of a mixed model."),

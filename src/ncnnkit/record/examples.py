@@ -80,7 +80,7 @@ class Examples:
         """Read the examples of a file; none if there is no such file. Raises FormatError if it is damaged."""
         if not path.is_file():
             return cls()
-        faults = (ValueError, LookupError, TypeError, EOFError)
+        faults = (ValueError, LookupError, TypeError, ArithmeticError, EOFError)
         with reading(path, FormatError, *faults, hint="run again"):
             return _read(read_npz(path))
 
