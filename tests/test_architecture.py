@@ -82,6 +82,7 @@ def test_the_stages_are_those_of_a_run() -> None:
         on=("board",),
         shape_too=((3, 8, 8),),
         engines=("mnn",),
+        scheduler="local",
     )
     stages = stages_to_come(recipe)
     assert [name for name, _ in written if name != "look at this machine"] == stages

@@ -38,6 +38,7 @@ FULL = Recipe(
     precisions=("int8", "fp32"),
     threads=3,
     engines=("onnxruntime",),
+    scheduler="tcp://10.0.0.5:8786",
     cluster="big",
     fix_clocks=True,
     sustained=60.0,

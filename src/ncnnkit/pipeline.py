@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .artifact import Tensor
+from .batches import Workers, open_workers
 from .cache.store import Store
 from .codec import as_read
 from .comparison.accuracy import errors_of
@@ -115,6 +116,11 @@ def run(
             sites = opened.enter_context(open_sites(recipe.on, recipe.target if recipe.target != AUTO else ""))
             for site in sites:
                 site.cluster(recipe.cluster)  # raises before any work if there is no such cluster
+        workers: Workers | None = None
+        if recipe.scheduler:
+            with stages("connect to the workers"):
+                workers = opened.enter_context(open_workers(recipe.scheduler, recipe.threads or None))
+                stages.note("connect to the workers", workers.said)
         with stages("open the model"):
             source = open_model(
                 given.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
@@ -179,7 +185,7 @@ def run(
             with stages(stage):
                 stored = take(
                     QUANTISED, stage, folder, stages.within(stage), graph=graph, samples=images, target=target,
-                    effort=effort, task=purpose.task, budget=budget,
+                    effort=effort, task=purpose.task, budget=budget, workers=workers,
                 )  # fmt: skip
                 quantized[target] = stored.opened(graph, images, effort=effort, task=purpose.task, budget=budget)
         mixed: dict[Site, MixedPlan] = {}
@@ -195,8 +201,8 @@ def run(
                     )  # fmt: skip
                     try:
                         mixed[site] = find_plan(
-                            made, requirements, site.machine, device=site.device, threads=threads, budget=budget,
-                            noise=noise, progress=stages.within(stage),
+                            made, requirements, site.machine, device=site.device, workers=workers, threads=threads,
+                            budget=budget, noise=noise, progress=stages.within(stage),
                         )  # fmt: skip
                     except (DeviceError, RuntimeFailure) as error:  # the other devices go on
                         unplanned[site] = f"it could not be planned: {error.line()}"
@@ -221,7 +227,8 @@ def run(
             shown = stages.progress("measure")
             every = measure(
                 [*specs, *beside], inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds,
-                sustained=recipe.sustained, fix_clocks=recipe.fix_clocks, budget=budget, progress=shown,
+                sustained=recipe.sustained, fix_clocks=recipe.fix_clocks, budget=budget, workers=workers,
+                progress=shown,
             )  # fmt: skip
             results = every[: len(specs)]
         latencies: list[list[LatencyAt]] = [[] for _ in specs]
@@ -245,7 +252,7 @@ def run(
             fed_shapes = [array.shape for array in inputs[0]]
             network = network_record(graph, fed_shapes, first.int8_layers() if first else {})
         with stages("compare the images"):
-            alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None
+            alike = first.likeness_of(inputs, recipe.threads or None, budget, workers) if first else None
         with stages("judge the outputs"):
             rows = [
                 variant_record(spec, r, reference, purpose.task, truth, layers.get(spec.name, ()), at, quantised)
@@ -351,6 +358,7 @@ def stages_to_come(recipe: Recipe) -> list[str]:
     made = set(recipe.precisions)
     return [
         "look at the devices" if recipe.on else "look at this machine",
+        *(["connect to the workers"] if recipe.scheduler else []),
         "open the model",
         "look at the images",
         "convert",

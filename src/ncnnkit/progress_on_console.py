@@ -67,8 +67,9 @@ class Shown:
             if self._at is not None:
                 took = duration(self._clock() - self._stage_began)
                 reused = f"({', '.join(self._at.reused)} reused) " if self._at.reused else ""
-                stage = f"{_numbered(self._at)}{self._at.stage} "
-                self._say(Text.assemble(("✓ ", "green"), stage, (reused, "cyan"), (took, "dim")))
+                stage = f"{self._at.stage}: {self._at.note}" if self._at.note else self._at.stage
+                name = f"{_numbered(self._at)}{stage} "
+                self._say(Text.assemble(("✓ ", "green"), name, (reused, "cyan"), (took, "dim")))
             self._at = None
 
     def beat(self) -> None:

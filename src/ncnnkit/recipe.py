@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
+from .batches import check_scheduler
 from .codec import readable
 from .errors import RecipeError, meant
 from .model.ncnnfile import atomic_write
@@ -207,6 +208,12 @@ class Recipe:
         "",
         "The longest latency, such as 20ms. The mixed model is then the most accurate within it. Empty: no limit.",
     )
+    scheduler: str = _key(
+        "",
+        "Where batches of images run that need no timing: empty for processes on this machine, local for a Dask "
+        "cluster on this machine, or the address of a Dask scheduler, such as tcp://10.0.0.5:8786. The result is the "
+        "same on processors of one kind. Needs ncnnkit[cluster].",
+    )
     seconds: float = _key(3.0, "Seconds of timing per variant, over all rounds.", "a number", least=0)
     rounds: int = _key(5, "Rounds of timing. Each round measures every variant.", "a whole number", least=1)
     force: bool = _key(False, "Continue even if the converted model differs from the original.", "true or false")
@@ -221,6 +228,7 @@ class Recipe:
         if self.cluster not in ("", *CLUSTERS) and not parse_cpus(self.cluster):
             hint = f"one of {', '.join(CLUSTERS)}, or cores such as 4-7 or 0,2"
             raise RecipeError(f"unknown cluster {self.cluster!r}", hint=hint)
+        check_scheduler(self.scheduler)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for JSON and TOML."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from .artifact import Artifact
+from .batches import Workers
 from .cache.packing import Unpackable, content, digest, pack, unpack
 from .cache.store import Store
 from .errors import FormatError, NcnnkitError
@@ -47,8 +48,8 @@ from .tasks import Task
 T = TypeVar("T")
 
 LEAST = (
-    "artifact", "cache", "codec", "comparison", "device", "errors", "formatting", "importing", "model", "older",
-    "onboard", "passes", "progress", "recipe", "record", "samples", "source", "tasks",
+    "artifact", "batches", "cache", "codec", "comparison", "device", "errors", "formatting", "importing", "model",
+    "older", "onboard", "passes", "progress", "recipe", "record", "samples", "source", "tasks",
 )  # fmt: skip
 """The modules and packages of ncnnkit that every result depends on."""
 
@@ -140,11 +141,12 @@ def _reference(
 
 
 def _quantise(
-    asked: Any, tools: Tools, *, graph: Graph, samples: Samples, target: str, effort: str, task: Task, budget: Budget
-) -> StoredQuantized:
+    asked: Any, tools: Tools, *, graph: Graph, samples: Samples, target: str, effort: str, task: Task, budget: Budget,
+    workers: Workers | None,
+) -> StoredQuantized:  # fmt: skip
     made = quantize_images(
-        graph, samples, target=target, method=asked.method, effort=effort, task=task, threads=asked.threads or None,
-        budget=budget, progress=tools.progress,
+        graph, samples, target=target, method=asked.method, effort=effort, task=task, workers=workers,
+        threads=asked.threads or None, budget=budget, progress=tools.progress,
     )  # fmt: skip
     return StoredQuantized.of(made)
 
@@ -161,9 +163,17 @@ REFERENCE = Result(
     "outputs", _reference, reads=("threads",), code=(*LEAST, "quantization", "reuse"),
     libraries=(*LIBRARIES, *ORIGINALS), files="*.npy",
 )  # fmt: skip
-QUANTISED = Result("int8 network", _quantise, reads=("method", "threads"), code=(*LEAST, "quantization", "reuse"))
+# The workers of a scheduler may have other processors, which round differently.
+QUANTISED = Result(
+    "int8 network", _quantise, reads=("method", "threads", "scheduler"), code=(*LEAST, "quantization", "reuse"),
+    uncounted=("workers",),
+)  # fmt: skip
 SENSITIVITY: Result[Noise] = Result(
-    "sensitivity", _measured, reads=(), code=(*LEAST, "quantization", "plan", "reuse"), uncounted=("measure",)
+    "sensitivity",
+    _measured,
+    reads=("scheduler",),
+    code=(*LEAST, "quantization", "plan", "reuse"),
+    uncounted=("measure",),
 )
 LAYER_ERRORS: Result[list[LayerError]] = Result(
     "layer errors", _measured, reads=(), code=(*LEAST, "quantization", "reuse"), uncounted=("measure", "name")

@@ -48,6 +48,7 @@ def run(
     target: str = "",
     threads: int = 0,
     cluster: str = "",
+    scheduler: str = "",
     seconds: float = 3.0,
     rounds: int = 5,
     sustained: float = 0.0,

@@ -26,6 +26,7 @@ from .options import (
     ParamToWrite,
     Quiet,
     RouteName,
+    Scheduler,
     Shape,
     ShapeToo,
     Skip,
@@ -36,7 +37,7 @@ from .options import (
     option,
     takes_images,
 )
-from .progress import shown_progress
+from .progress import shown_progress, shown_workers
 from .terminal import out, print_json, say, say_how
 from .values import check_file, check_param, listed, to_numbers, to_shapes, to_sources
 
@@ -166,6 +167,7 @@ def calibrate(
     output: Annotated[Path, option("Output", "FILE", "The table to write.", "-o", "--out")],
     method: Method = None,
     threads: Threads = None,
+    scheduler: Scheduler = None,
     shape: Shape = None,
     quiet: Quiet = False,
     prepared: Any = None,
@@ -178,12 +180,13 @@ def calibrate(
     if method == OWN:
         raise RecipeError(f"calibrate computes scales, and the method {OWN!r} uses those that the model already has")
     method = None if method == AUTO else method
-    with shown_progress(quiet) as progress:
+    with shown_progress(quiet) as progress, shown_workers(scheduler, threads, progress) as workers:
         progress("look at the images", 0, 0)
         model, samples = _open(param, shape, images=images, **prepared, method=method)
         stats = collect(
-            model, samples, method=method or "mse", threads=threads, progress=of_step(progress, "calibrate")
-        )
+            model, samples, method=method or "mse", threads=threads, workers=workers,
+            progress=of_step(progress, "calibrate"),
+        )  # fmt: skip
     save_table(make_table(model.graph, stats), output)
     out.print(
         f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})", markup=False
@@ -211,6 +214,7 @@ def quantize(
     target: Target = None,
     skip: Skip = None,
     threads: Threads = None,
+    scheduler: Scheduler = None,
     shape: Shape = None,
     quiet: Quiet = False,
     prepared: Any = None,
@@ -244,7 +248,7 @@ def quantize(
     if images:
         chosen = EFFORTS.get(effort or "default")
         limit = chosen.images if chosen else None
-        with shown_progress(quiet) as progress:
+        with shown_progress(quiet) as progress, shown_workers(scheduler, threads, progress) as workers:
             progress("look at the images", 0, 0)
             model, samples = _open(
                 param, shape, limit, images=images, **prepared, method=method, target=target, effort=effort
@@ -253,7 +257,7 @@ def quantize(
             check_request(graph, target or "arm", listed(skip) or ())
             found = quantize_images(
                 graph, samples, target=target or "arm", method=method, effort=effort or "default",
-                skip=listed(skip) or (), task=model.purpose, threads=threads, progress=progress,
+                skip=listed(skip) or (), task=model.purpose, workers=workers, threads=threads, progress=progress,
             )  # fmt: skip
         out.print(trials_table(found.trials))
         out.print(
@@ -288,6 +292,7 @@ def compare(
     images: Images,
     layers: Annotated[bool, option("Output", "", "Also show the error of each layer.", "--layers")] = False,
     shape: Shape = None,
+    scheduler: Scheduler = None,
     prepared: Any = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -296,11 +301,11 @@ def compare(
     from ..comparison.layers import compare_models
     from ..report import comparison_table
 
-    with shown_progress(quiet or as_json) as progress:
+    with shown_progress(quiet or as_json) as progress, shown_workers(scheduler, None, progress) as workers:
         progress("look at the images", 0, 0)
         reference, samples = _open(first, shape, images=images, **prepared)
         other = Artifact.load(second)
-        figures = compare_models(reference, other, samples, layers=layers, progress=progress)
+        figures = compare_models(reference, other, samples, layers=layers, workers=workers, progress=progress)
     say_how(reference, other)
     print_json(figures) if as_json else out.print(comparison_table(figures))
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from ..batches import Workers
 from ..comparison.accuracy import Errors
 from ..comparison.judge import Judge
 from ..device import LOCAL, Device
@@ -55,6 +56,7 @@ def find_plan(
     *,
     threads: int,
     device: Device = LOCAL,
+    workers: Workers | None = None,
     timing: Timing | None = None,
     budget: Budget = UNBOUNDED,
     noise: Callable[..., Noise] = lambda measure: measure(),
@@ -72,6 +74,8 @@ def find_plan(
         threads: the number of threads of the model.
         device: the device that will run the model. It times layers, and runs the uniform models and the plan. Only the
             errors of single int8 layers are measured on this machine.
+        workers: run what needs no timing and no board: the sensitivity, and on this machine the other errors, too. By
+            default processes on this machine.
         timing: the source of times; by default they are measured on the device.
         budget: limits the computation of each step.
         noise: called with ``measure``, the function that measures the noise of single int8 layers. Returns what that
@@ -86,7 +90,8 @@ def find_plan(
     exact, fitted = quantized.exact, quantized.fitted
     progress("exact outputs", 0, 0)
     shapes = blob_shapes(exact, quantized.judging[0])
-    with Judge(exact, _judging(quantized, shapes, budget), quantized.task, threads=threads, device=device) as judge:
+    judging = _judging(quantized, shapes, budget)
+    with Judge(exact, judging, quantized.task, workers=workers, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used, budget)
         int8 = noise(measure=lambda: int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..progress import Position, Progress, StageProgress, StepProgress
 
@@ -61,6 +61,10 @@ class Stages:
         if what not in known:
             known.append(what)
         self._progress(self._position(name), 0, 0)
+
+    def note(self, name: str, text: str) -> None:
+        """Say something about a stage, which is shown when it is finished."""
+        self._progress(replace(self._position(name), note=text), 0, 0)
 
     def rows(self) -> list[Stage]:
         """The finished stages, in order."""
