@@ -336,6 +336,9 @@ class Export:
     metadata: Mapping[str, str]
 
 
+_DEEPEST = 50  # collections within collections in an export; there are 3
+
+
 def read_export(path: Path) -> Export | None:
     """Read a :data:`EXPORT` file. None if there is none, or if another program wrote it.
 
@@ -348,8 +351,13 @@ def read_export(path: Path) -> Export | None:
 
     with reading(path, ModelError, yaml.YAMLError, ValueError, LookupError, TypeError):
         text = read_text(path, EXPORT_BYTES)
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise yaml.YAMLError("it refers to its own parts, which may be repeated without end")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise yaml.YAMLError("it refers to its own parts, which may be repeated without end")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:  # PyYAML's time grows with the square of the depth
+                raise yaml.YAMLError("it is nested too deeply")
         found = yaml.safe_load(text)
     if not (isinstance(found, dict) and {"names", "task", "imgsz"} <= found.keys()):
         return None
