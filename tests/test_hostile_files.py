@@ -34,7 +34,7 @@ import ncnnkit as nk
 from ncnnkit.app import make_app
 from ncnnkit.app.verify import written_files
 from ncnnkit.codec import encode
-from ncnnkit.device import Board
+from ncnnkit.device import Board, crew
 from ncnnkit.device.names import load_names
 from ncnnkit.device.serving import CheckedChild
 from ncnnkit.errors import DeviceError, FormatError, ImageError, ModelError, NcnnkitError, printable
@@ -43,7 +43,6 @@ from ncnnkit.onboard.picture import eight_bits
 from ncnnkit.onboard.process import available_cores, side_by_side
 from ncnnkit.onboard.userfiles import open_regular, opened_image, read_bytes, read_npz, read_text
 from ncnnkit.printing import PlainConsole
-from ncnnkit.quantization import calibration
 from ncnnkit.quantization.table import load_table
 from ncnnkit.recipe import make_recipe
 from ncnnkit.record.examples import Examples
@@ -522,7 +521,7 @@ def test_processes_are_as_many_as_cores_and_samples_at_most(monkeypatch: pytest.
             started += 1
             super().__init__()
 
-    monkeypatch.setattr(calibration, "CheckedChild", Counted)
+    monkeypatch.setattr(crew, "CheckedChild", Counted)
     nk.calibrate(small(), samples(3), threads=64)
     assert started <= min(3, available_cores())
 

@@ -138,7 +138,10 @@ def npy_header(file: Any) -> Tuple[Tuple[int, ...], bool, Any]:
     """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    try:
+        shape, fortran, dtype = read(file)
+    except Exception as error:  # NumPy reads it as Python, which raises what it likes
+        raise ValueError("its header is damaged: %s" % error) from None
     return shape, fortran, dtype
 
 

@@ -17,6 +17,7 @@ from ..onboard.picture import Placement, Tiles
 from ..onboard.userfiles import LINES, opened_image, read_text
 from ..progress import Progress
 from .axes import IMAGE_CHANNELS, ImageAxes, image_axes
+from .files import compact
 from .images import ImageSet, in_threads
 from .items import (
     ArrayFile,
@@ -202,7 +203,7 @@ def _walked(
     if not items:
         name, why = skipped[0]
         raise ImageError(f"no usable image in {counted(len(names), 'file')}; {name} {why}", where=where)
-    return _of_one_rate(ImageSet(inputs, tuple(items), tuple(skipped)), where)
+    return _of_one_rate(ImageSet(inputs, compact(items), tuple(skipped)), where)
 
 
 def _of_one_rate(found: ImageSet, where: str) -> ImageSet:
@@ -304,7 +305,7 @@ def _one_for_each(
     for name, found in zip(names, sets):
         path = Path(sources[name])
         if len(found) == 1 and not path.is_dir() and not _is_list(path):
-            columns.append(found.items * len(lead))
+            columns.append(tuple(found.items) * len(lead))
         elif folders:
             columns.append(_by_stem(found, lead, sources[name]))
         elif len(found) == len(lead):

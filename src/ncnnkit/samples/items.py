@@ -121,6 +121,11 @@ class Item(Protocol):
         ...
 
     @property
+    def in_own_file(self) -> bool:
+        """Whether another process can read it, because it is in a file with a path."""
+        ...
+
+    @property
     def rate(self) -> int:
         """The sample rate of its recording, Hz; 0 if there is none."""
         ...
@@ -170,7 +175,11 @@ class Picture:
     preprocess: Preprocess
     tile: int | None = None
     picture: ClassVar[bool] = True
+    in_own_file: ClassVar[bool] = True
     rate: ClassVar[int] = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Picture, (self.file, os.path.abspath(self.folder), self.preprocess, self.tile)
 
     @property
     def name(self) -> str:
@@ -230,7 +239,11 @@ class ArrayFile(_NoImage):
     folder: str
     inputs: tuple[InputSpec, ...]
     preprocess: Preprocess | None
+    in_own_file: ClassVar[bool] = True
     rate: ClassVar[int] = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ArrayFile, (self.name, os.path.abspath(self.folder), self.inputs, self.preprocess)
 
     @property
     def file(self) -> str:
@@ -262,6 +275,7 @@ class Row(_NoImage):
     arrays: tuple[NDArray[Any] | Rows, ...]
     index: int
     preprocess: Preprocess | None
+    in_own_file: ClassVar[bool] = False
     rate: ClassVar[int] = 0
 
     @property
@@ -296,6 +310,10 @@ class Window(_NoImage):
     index: int
     shape: tuple[int, ...]
     rate: int
+    in_own_file: ClassVar[bool] = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Window, (self.file, os.path.abspath(self.folder), self.index, self.shape, self.rate)
 
     @property
     def name(self) -> str:
@@ -331,6 +349,10 @@ class Group:
     @property
     def picture(self) -> bool:
         return any(part.picture for part in self.parts)
+
+    @property
+    def in_own_file(self) -> bool:
+        return all(part.in_own_file for part in self.parts)
 
     @property
     def rate(self) -> int:

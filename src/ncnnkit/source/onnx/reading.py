@@ -112,7 +112,7 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
     """Find the shapes and constants of a loaded model for inputs of these shapes.
 
     Raises:
-        ConvertError: ONNX Runtime cannot run it with inputs of these shapes.
+        ConvertError: the model contradicts itself, or ONNX Runtime cannot run it with inputs of these shapes.
     """
     feeds = {
         str(value.name): example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
@@ -122,8 +122,11 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
         for name, value in model.graph.initializers.items()
         if value.const_value is not None
     }
-    proto = ir.serde.serialize_model(model)
-    types = _types(proto)
+    try:
+        proto = ir.serde.serialize_model(model)
+        types = _types(proto)
+    except Exception as error:  # ONNX and onnx-ir raise exceptions of their own for contradictory models
+        raise ConvertError(f"the ONNX file contradicts itself: {say(error)}") from None
     counted = _counted(model.graph, constants.keys())
     independent = _independent(model.graph, constants.keys(), counted)
     made = [str(value.name) for node in model.graph for value in node.outputs if value.name]
