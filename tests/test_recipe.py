@@ -279,7 +279,7 @@ def test_text_no_file_could_hold_is_refused() -> None:
         (b"model = ", "is not TOML: .+"),
         (b"model", "is not TOML: .+"),
         (b'model = "a"\nmodel = "b"\n', "is not TOML: .+line 2.+"),
-        (b"model = '\xff'\n", "is not TOML: .+ position 9.+"),
+        (b"model = '\xff'\n", "is not TOML: .+ position 9"),
         (b"a = " + b"[" * 10_000, "is nested too deeply|is not TOML: .+"),
     ],
     ids=["no value", "no equals sign", "twice", "not UTF-8", "deep"],

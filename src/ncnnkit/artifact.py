@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .codec import decode
 from .errors import FormatError, ModelError, RecipeError, StorageError, printable
 from .formatting import counted
 from .model import ncnnfile
@@ -114,7 +115,9 @@ class Card:
             return fault
         try:
             if self.task.partition(":")[0] in TASKS:
-                named_task(self.task, self.decoder)
+                task = named_task(self.task, self.decoder)
+                if not 0 <= getattr(task, "output", 0) < len(self.outputs):
+                    return f"its task: there is no output {getattr(task, 'output', 0)}"
         except RecipeError as error:
             return f"its task: {error.what}"
         return ""
@@ -419,12 +422,10 @@ def _raw_card(place: Path) -> bytes | None:
 
 def _decode(raw: bytes) -> tuple[Card | None, str]:
     """Either the card, or what is wrong with it."""
-    import msgspec
-
     try:
-        card = msgspec.json.decode(raw, type=Card)
-    except (msgspec.MsgspecError, RecipeError, UnicodeDecodeError) as error:
-        return None, str(error)
+        card = decode(raw, Card)
+    except FormatError as error:
+        return None, error.line()
     fault = card.fault()
     return (None, fault) if fault else (card, "")
 

@@ -17,6 +17,10 @@ class PlainConsole(Console):
     Rich's own codes for colours and cursor are not part of the text, and stay.
     """
 
+    def __init__(self, **options: Any) -> None:
+        # Nothing in a text is markup, or the name of an emoji: a name in a stranger's model may look like one.
+        super().__init__(**{"markup": False, "emoji": False, **options})
+
     def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
         """See ``rich.console.Console.render``: everything that is printed passes through it."""
         return (_plain(segment) for segment in super().render(renderable, options))

@@ -15,8 +15,8 @@ from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
 from .batches import check_scheduler
-from .codec import readable
-from .errors import RecipeError, meant
+from .codec import check_numbers, readable
+from .errors import FormatError, RecipeError, meant, reading
 from .model.ncnnfile import atomic_write
 from .model.precision import PRECISIONS
 from .model.targets import KERNELS, TARGETS
@@ -393,14 +393,10 @@ def _frozen(value: Any) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_text(path))
-    except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"is not TOML: {error}", where=str(path)) from None
-    except RecursionError:
-        raise RecipeError("is nested too deeply", where=str(path)) from None
+    with reading(path, RecipeError, ValueError, FormatError, what="is not TOML"):
+        values = tomllib.loads(read_text(path))
+        check_numbers(values, most_real=math.inf)
+        return values
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

@@ -167,7 +167,7 @@ def _shown(progress: bool | StageProgress) -> Any:
     from .progress_on_console import shown_on
 
     # Rich takes a notebook for a terminal with colours, but a notebook would keep every state of a moving bar.
-    return shown_on(PlainConsole(stderr=True, emoji=False, force_jupyter=False, force_terminal=sys.stderr.isatty()))
+    return shown_on(PlainConsole(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty()))
 
 
 if run.__doc__:  # python -OO removes docstrings

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from ..artifact import Artifact
+from ..codec import decode
 from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.graph import Graph
-from ..onboard.userfiles import read_text
+from ..onboard.userfiles import read_bytes
 from ..record.folder import LABELS, content, save_labels, staging
 from .examples import FOLDER, bounds, examples_of_images, words, write_examples
 from .facts import RELEASE, Facts, facts_of
@@ -166,9 +167,9 @@ def files_of_app(folder: Path) -> set[str]:
     if not folder.is_dir() or not content(folder):
         return set()
     try:
-        written = json.loads(read_text(folder / RECORD))
-        ours = {path.partition("/")[0] for path in written}
-    except (OSError, ValueError, AttributeError):
+        written = decode(read_bytes(folder / RECORD), dict[str, str])
+        ours = {path.partition("/")[0] for path in written} - {"", ".", ".."}
+    except (OSError, FormatError):
         raise StorageError(
             "is not empty and contains no app", where=str(folder), hint="choose another folder with -o"
         ) from None

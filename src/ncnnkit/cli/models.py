@@ -108,9 +108,9 @@ def convert(
         made.save(output)
     for change in changes:
         say(change)
-    out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
+    out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters")
     for line in [*converted(check, "the original"), *(check.own.said if check.own else [])]:
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
 
 
 def _explain(
@@ -135,11 +135,11 @@ def _explain(
         )  # fmt: skip
     out.print(bisection_table(explanation.found))
     first = explanation.found.first_wrong
-    out.print("no layer is wrong" if first is None else f"the first wrong layer: {first.said}", markup=False)
+    out.print("no layer is wrong" if first is None else f"the first wrong layer: {first.said}")
     if reproducer and first is None:
-        out.print(f"{reproducer} was not written: there is nothing to reproduce", markup=False, soft_wrap=True)
+        out.print(f"{reproducer} was not written: there is nothing to reproduce", soft_wrap=True)
     if explanation.files:
-        out.print(f"{reproducer}: {', '.join(explanation.files)}", markup=False, soft_wrap=True)
+        out.print(f"{reproducer}: {', '.join(explanation.files)}", soft_wrap=True)
 
 
 @command(group, "optimize", "ncnnkit optimize model.param -o better.param --fp16")
@@ -156,7 +156,7 @@ def optimize(
     better, rewrites = optimize_with_report(model.graph, fp16=fp16)
     model.having(better).save(output)
     done = ", ".join(f"{name} {count}" for name, count in rewrites.items() if count) or "nothing to do"
-    out.print(f"{output}: {len(model.graph.layers)} layers became {len(better.layers)} ({done})", markup=False)
+    out.print(f"{output}: {len(model.graph.layers)} layers became {len(better.layers)} ({done})")
 
 
 @command(group, "calibrate", "ncnnkit calibrate model.param --images calib/ -o model.table")
@@ -188,9 +188,7 @@ def calibrate(
             progress=of_step(progress, "calibrate"),
         )  # fmt: skip
     save_table(make_table(model.graph, stats), output)
-    out.print(
-        f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})", markup=False
-    )
+    out.print(f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})")
 
 
 @command(
@@ -262,7 +260,6 @@ def quantize(
         out.print(trials_table(found.trials))
         out.print(
             f"{found.fitted_samples} of {len(samples)} samples fitted, {len(found.held)} held back",
-            markup=False,
         )
         made, lost = found.graph, found.lost
     elif table is not None:
@@ -278,10 +275,10 @@ def quantize(
         own = apply_own(graph, target=target or "arm", skip=listed(skip) or ())
         made, lost = finished(own.int8), own.lost
     for loss in losses(lost):
-        out.print(loss.said, markup=False, soft_wrap=True)
+        out.print(loss.said, soft_wrap=True)
     model.having(made, "int8", target=target or "arm").save(output)
     count = sum(map(is_int8, made.layers))
-    out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)
+    out.print(f"{output}: {count} of {len(made.layers)} layers in int8")
 
 
 @command(group, "compare", "ncnnkit compare model.param model-int8.param --images val/ --layers")

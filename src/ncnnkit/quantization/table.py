@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError
+from ..errors import FormatError, reading
 from ..model.ncnnfile import atomic_write
 from ..onboard.userfiles import LINES, read_text
 
@@ -75,14 +75,13 @@ def load_table(path: str | Path) -> Table:
     """
     weights: dict[str, NDArray[np.float32]] = {}
     inputs: dict[str, float] = {}
-    try:
-        text = read_text(path, LINES)
-    except FileNotFoundError:
-        raise FormatError("no such file", where=str(path)) from None
-    except (IsADirectoryError, UnicodeDecodeError):
-        raise FormatError("is not a calibration table", where=str(path)) from None
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    with reading(path, FormatError):
+        try:
+            text = read_text(path, LINES)
+        except FileNotFoundError:
+            raise FormatError("no such file", where=str(path)) from None
+        except (IsADirectoryError, UnicodeDecodeError):
+            raise FormatError("is not a calibration table", where=str(path)) from None
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue

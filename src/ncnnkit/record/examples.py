@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError
+from ..errors import FormatError, reading
 from ..onboard.picture import Placement
 from ..onboard.userfiles import read_npz
 
@@ -80,10 +80,9 @@ class Examples:
         """Read the examples of a file; none if there is no such file. Raises FormatError if it is damaged."""
         if not path.is_file():
             return cls()
-        try:
+        faults = (ValueError, LookupError, TypeError, ArithmeticError, EOFError)
+        with reading(path, FormatError, *faults, hint="run again"):
             return _read(read_npz(path))
-        except (OSError, ValueError, LookupError, TypeError, ArithmeticError, EOFError) as error:
-            raise FormatError(f"does not hold examples: {error}", where=str(path), hint="run again") from None
 
 
 def _read(arrays: Mapping[str, NDArray[np.generic]]) -> Examples:

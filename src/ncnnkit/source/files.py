@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import Artifact, card_of
-from ..errors import ConvertError, ModelError
+from ..errors import ConvertError, ModelError, reading
 from ..formatting import shape_option
 from ..model.precision import PRECISIONS
 from ..onboard.process import limit_self
@@ -215,34 +215,33 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
     """
     metadata: dict[str, str] = {}
     traced = None
-    try:
-        with open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
-            require_stored(archive, path)
-            names = {name.partition("/")[2]: name for name in archive.namelist()}
-            if "constants.pkl" not in names:
-                raise ModelError(
-                    "is not TorchScript"
-                    + (" but a saved state_dict or module" if "data.pkl" in names else " (a torch.export program?)"),
-                    where=reference,
-                    hint="give torchvision:NAME, timm:NAME or package.module:function with --weights FILE, "
-                    "or save torch.jit.trace(model, example)",
-                )
-            for name in names:
-                if name.startswith("extra/"):
-                    metadata[name.removeprefix("extra/")] = archive.read(names[name]).decode("utf-8", "replace")
-            if "traced_inputs.pkl" in names:
-                traced = _TracedInputs(io.BytesIO(archive.read(names["traced_inputs.pkl"]))).shapes()
-    except (zipfile.BadZipFile, EOFError, OSError, LookupError, RuntimeError, ValueError, zlib.error):
-        raise ModelError(
-            "is not a TorchScript file, or is damaged",
-            where=reference,
-            hint="save it with torch.jit.trace(...).save(...)",
-        ) from None
+    faults = (zipfile.BadZipFile, EOFError, LookupError, RuntimeError, ValueError, zlib.error, NotImplementedError)
+    what, hint = "is not a TorchScript file, or is damaged", "save it with torch.jit.trace(...).save(...)"
+    with (
+        reading(reference, ModelError, *faults, what=what, hint=hint),
+        open_regular(path) as opened,
+        zipfile.ZipFile(opened) as archive,
+    ):
+        require_stored(archive, path)
+        names = {name.partition("/")[2]: name for name in archive.namelist()}
+        if "constants.pkl" not in names:
+            raise ModelError(
+                "is not TorchScript"
+                + (" but a saved state_dict or module" if "data.pkl" in names else " (a torch.export program?)"),
+                where=reference,
+                hint="give torchvision:NAME, timm:NAME or package.module:function with --weights FILE, "
+                "or save torch.jit.trace(model, example)",
+            )
+        for name in names:
+            if name.startswith("extra/"):
+                metadata[name.removeprefix("extra/")] = archive.read(names[name]).decode("utf-8", "replace")
+        if "traced_inputs.pkl" in names:
+            traced = _TracedInputs(io.BytesIO(archive.read(names["traced_inputs.pkl"]))).shapes()
     if "config.txt" in metadata:  # Ultralytics' metadata
         try:
             more = json.loads(metadata["config.txt"])
             metadata.update({str(k): v if isinstance(v, str) else repr(v) for k, v in more.items()})
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             pass  # a file of that name by another program
     return metadata, traced
 
@@ -271,7 +270,7 @@ class _TracedInputs(pickle._Unpickler):
         """(dimensions with batch axis, type) of each input; None if something other than tensors was traced."""
         try:
             return [(tuple(map(int, shape)), str(dtype)) for shape, dtype in self.load()["forward"]] or None
-        except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError):
+        except Exception:  # a damaged pickle raises almost any
             return None
 
 
@@ -347,13 +346,11 @@ def read_export(path: Path) -> Export | None:
         return None
     import yaml
 
-    try:
+    with reading(path, ModelError, yaml.YAMLError, ValueError, LookupError, TypeError):
         text = read_text(path, EXPORT_BYTES)
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise yaml.YAMLError("it refers to its own parts, which may be repeated without end")
         found = yaml.safe_load(text)
-    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
-        raise ModelError(f"cannot be read: {say(error)}", where=str(path)) from None
     if not (isinstance(found, dict) and {"names", "task", "imgsz"} <= found.keys()):
         return None
     if not _is_small(found):
