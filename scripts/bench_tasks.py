@@ -37,6 +37,7 @@ from ncnnkit.comparison.guessing import Purpose, find_task
 from ncnnkit.device.sites import local_site
 from ncnnkit.measure.variants import VariantSpec, latency, measure
 from ncnnkit.model.graph import Graph, Layer
+from ncnnkit.onboard.userfiles import opened_image
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.plan.search import find_plan
 from ncnnkit.progress import silent
@@ -182,7 +183,8 @@ def written(photographs: Sequence[Path], folder: Path, *, lines: bool) -> Iterat
     folder.mkdir()
     for number, path in enumerate(photographs):
         noise = np.random.default_rng(int(path.stem))
-        photo = Image.open(path).convert("RGB").resize((640, 480))
+        with opened_image(path) as opened:
+            photo = opened.convert("RGB").resize((640, 480))
         if lines:
             text = " ".join(noise.choice(TEXT.split(), noise.integers(1, 4))) + str(noise.integers(1000))
             font = ImageFont.load_default(int(noise.integers(24, 40)))
@@ -207,7 +209,8 @@ def turned(photographs: Sequence[Path], folder: Path) -> Iterator[Path]:
     """The photographs with rows and columns exchanged."""
     folder.mkdir()
     for path in photographs:
-        photo = Image.open(path).convert("RGB").resize((320, 240), Image.Resampling.BOX)
+        with opened_image(path) as opened:
+            photo = opened.convert("RGB").resize((320, 240), Image.Resampling.BOX)
         photo.transpose(Image.Transpose.TRANSPOSE).save(folder / f"{path.stem}.png")
         yield folder / f"{path.stem}.png"
 

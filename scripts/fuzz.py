@@ -39,19 +39,37 @@ if TYPE_CHECKING:  # atheris must see how ncnnkit is imported
 def table(results: Sequence[Result]) -> str:
     """The results as Markdown."""
     rows = [
-        "| format | files | refused | seconds | slowest, s | most memory, MB | faults |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| format | files | refused | seconds | slowest, s | most memory, MB | times its file | faults |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in results:
         share = row.refused / max(row.files, 1)
         rows.append(
             f"| {row.format} | {row.files:,} | {share:.0%} | {row.seconds:.0f} | {row.slowest:.2f} | {row.most_mb:.1f} "
-            f"| {sum(row.faults.values()) or '–'} |"
+            f"| {row.times:.0f} | {sum(row.faults.values()) or '–'} |"
         )
     files, seconds = (sum(getattr(row, name) for row in results) for name in ("files", "seconds"))
     faults = sum(sum(row.faults.values()) for row in results)
-    rows.append(f"| all | {files:,} | | {seconds:.0f} | | | {faults or '–'} |")
+    rows.append(f"| all | {files:,} | | {seconds:.0f} | | | | {faults or '–'} |")
     return "\n".join(rows)
+
+
+def added(lines: Sequence[str]) -> list[Result]:
+    """The results of several runs, added up for each format. The lines are those of --json."""
+    from fuzzing.engine import Result
+
+    found: dict[str, Result] = {}
+    for line in lines:
+        row = Result(**json.loads(line))
+        whole = found.setdefault(row.format, Result(row.format))
+        whole.files += row.files
+        whole.refused += row.refused
+        whole.seconds += row.seconds
+        whole.slowest = max(whole.slowest, row.slowest)
+        whole.most_mb, whole.times = max((whole.most_mb, whole.times), (row.most_mb, row.times))
+        for name, count in row.faults.items():
+            whole.faults[name] = whole.faults.get(name, 0) + count
+    return list(found.values())
 
 
 def save(result: Result, seed: int, out: Path) -> None:
@@ -97,8 +115,12 @@ def main() -> int:
     parser.add_argument("--coverage", action="store_true", help="let atheris choose the files")
     parser.add_argument("--out", type=Path, default=Path("fuzz-faults"), help="folder for files with faults")
     parser.add_argument("--json", type=Path, help="append the results to this file, a line each")
+    parser.add_argument("--add", type=Path, metavar="FILE", help="add up what --json has written, and read nothing")
     parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="read these files of the one format")
     args = parser.parse_args()
+    if args.add:
+        print(table(added(args.add.read_text().splitlines())))
+        return 0
     unknown = [name for name in args.formats if name not in FORMATS]
     if unknown:
         parser.error(f"no format {unknown[0]!r}; one of {', '.join(FORMATS)}")

@@ -141,7 +141,7 @@ class Watch:
     def counting(self, ask: Callable[..., Any]) -> Callable[..., Any]:
         def counted(child: Any, op: str, *rest: Any, **fields: Any) -> Any:
             answer, arrays = ask(child, op, *rest, **fields)
-            made = {"run": 1, "tally": 1, "sums": 2, "time": len(getattr(answer, "samples", ()))}.get(op, 0)
+            made = {"run": 1, "tally": 1, "means": 2, "time": len(getattr(answer, "samples", ()))}.get(op, 0)
             self.steps[-1].inferences += made
             return answer, arrays
 

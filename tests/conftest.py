@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ncnn_library import CACHE, installed
 from networks import samples, small
 from small_run import PREPROCESS, edit_cards
 
+from ncnnkit.cache.store import cache_folder
 from ncnnkit.device.sites import look_at
 from ncnnkit.model import ncnnfile
 from ncnnkit.pipeline import run
@@ -77,6 +79,23 @@ NEEDS = {
     "browser": (_has_browser, "Chromium is missing (Debian: chromium)"),
 }
 """Marker -> (whether its tests can run here, what is missing otherwise)."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests take no results from the user's runs, and clear none of them. Wheels and built libraries are shared."""
+    before, real = os.environ.get("XDG_CACHE_HOME"), cache_folder()
+    home = tmp_path_factory.mktemp("cache")
+    (home / "ncnnkit").mkdir()
+    for shared in (*real.parent.glob("*"), *real.glob("*")):
+        if shared.name not in ("ncnnkit", "stages"):
+            (home / shared.relative_to(real.parent)).symlink_to(shared)
+    os.environ["XDG_CACHE_HOME"] = str(home)
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

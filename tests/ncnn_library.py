@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ncnnkit.device.wheels import cache_folder
+from ncnnkit.cache.store import cache_folder
 
 CACHE = cache_folder()
 

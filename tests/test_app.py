@@ -13,11 +13,11 @@ from networks import network, small
 from small_run import PREPROCESS, edit, edit_cards, refused
 
 from ncnnkit.app import make_app
-from ncnnkit.app.writing import float32_literal
 from ncnnkit.artifact import Artifact
 from ncnnkit.cli import app
 from ncnnkit.errors import FormatError, ModelError, RecipeError, StorageError
 from ncnnkit.model.precision import PRECISIONS
+from ncnnkit.quoting import float32
 from ncnnkit.record.examples import EXAMPLES, Examples
 
 # ---------------------------------------------------------------------------------------------------- what is there
@@ -148,7 +148,7 @@ def test_the_facts_of_layer_types_are_those_of_the_table(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("value", [0.1, 0.485, 1 / 3, 255.0, 1e-7, 3e20, 58.395, 1.0])
 def test_literals_are_the_nearest_float32(value: float) -> None:
-    literal = float32_literal(value)
+    literal = float32(value)
     assert literal.endswith("f")
     assert np.float32(literal[:-1]) == np.float32(value)
     assert "." in literal or "e" in literal

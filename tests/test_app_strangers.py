@@ -14,9 +14,9 @@ from small_run import edit, refused
 from ncnnkit.app import make_app
 from ncnnkit.app.facts import facts_of
 from ncnnkit.app.models import shipment
-from ncnnkit.app.writing import cpp_literal
 from ncnnkit.artifact import Artifact
 from ncnnkit.errors import FormatError, ModelError
+from ncnnkit.quoting import cpp
 
 EVIL = 'x"; system("touch PWNED"); //\n#include <evil.h>\n\\ ??/ ${PWNED} $(touch PWNED) `touch PWNED` 🐈'
 
@@ -154,7 +154,7 @@ def test_a_variants_name_contains_no_line_ends(own_run: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("text", [EVIL, "", "plain", "é\u202e", "\ud800", "a\0b"])
 def test_a_literal_is_read_back_unchanged(text: str) -> None:
-    literal = cpp_literal(text)
+    literal = cpp(text)
     assert re.fullmatch(r'"([A-Za-z0-9 .,:;_\-+/()\[\]@=]|\\[0-7]{3})*"', literal)
     octal = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), literal[1:-1].encode())
     assert octal == text.encode("utf-8", "replace")

@@ -14,6 +14,7 @@ import pytest
 
 import ncnnkit
 import ncnnkit.pipeline
+import ncnnkit.reuse
 from ncnnkit.pipeline import stages_to_come
 from ncnnkit.recipe import Recipe
 
@@ -81,11 +82,12 @@ def test_the_stages_are_those_of_a_run() -> None:
         on=("board",),
         shape_too=((3, 8, 8),),
         engines=("mnn",),
+        scheduler="local",
     )
     stages = stages_to_come(recipe)
     assert [name for name, _ in written if name != "look at this machine"] == stages
     assert "look at this machine" in stages_to_come(Recipe(model="model.onnx"))
-    source = inspect.getsource(ncnnkit.pipeline)
+    source = inspect.getsource(ncnnkit.pipeline) + inspect.getsource(ncnnkit.reuse)
     for name, function in written:
         assert re.search(rf"\b{function}\(", source), f"{name}: the pipeline does not call {function}"
 

@@ -65,7 +65,7 @@ def test_three_formats_are_the_same_boxes(tmp_path: Path) -> None:
     ("content", "says"),
     [
         ("{", "is not in COCO's format"),
-        ('{"images": []}', "is not in COCO's format: KeyError"),
+        ('{"images": []}', "is not in COCO's format: it has no 'categories'"),
         (json.dumps([]), "is not in COCO's format"),
         (json.dumps({"images": [], "categories": [], "annotations": []}), "has no box for any of these images"),
     ],

@@ -91,7 +91,7 @@ def test_quantising_runs_each_network_once_on_the_samples(monkeypatch: pytest.Mo
     monkeypatch.setattr(Crew, "over", noted)
     effort = replace(EFFORTS["default"], fits=())
     quantize_images(small(), stream(samples(10)), target="x86", effort=effort, threads=1)
-    assert passes == [("tally", 8), ("tally", 8), ("sums", 8)]
+    assert passes == [("tally", 8), ("tally", 8), ("means", 8)]
 
 
 def test_statistics_of_different_networks_do_not_merge() -> None:
@@ -138,10 +138,10 @@ def test_int8_layers_are_not_quantised_twice() -> None:
 
 def test_channel_means_over_samples() -> None:
     """The means over the positions of images, and over the rows of matrices. Bias correction compares them."""
-    parts = over_samples(small(), stream(samples(4)), "sums", threads=2, blobs=["b1", "out0"])
+    parts = [rows for _, rows in over_samples(small(), stream(samples(4)), "means", threads=2, blobs=["b1", "out0"])]
     with Session(small(), keep_blobs=True) as net:
         blobs = [net.blobs(x, names=["b1", "out0"]) for x in samples(4)]
-    images, vectors = (np.sum([sums[i] for _, sums in parts], axis=0) / 4 for i in range(2))
+    images, vectors = (np.concatenate([rows[i] for rows in parts]).mean(axis=0) for i in range(2))
     np.testing.assert_allclose(images, np.mean([b[0].mean(axis=(1, 2)) for b in blobs], axis=0), rtol=1e-5)
     np.testing.assert_allclose(vectors, np.mean([b[1] for b in blobs], axis=0), rtol=1e-5)
 

@@ -109,6 +109,28 @@ def test_repeated_list_options_of_steps_add_up(home: Path) -> None:
     assert [row["precision"] for row in rows] == ["fp32", "fp16"]
 
 
+def test_the_cache_is_used_shown_and_cleared(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    line = "run m.param --images x.npy --precision fp32,int8 --backend cpu --effort fast --seconds 0.02 --rounds 1"
+
+    def reused(more: str) -> set[str]:
+        stages = json.loads(ok(f"{line} --out o {more} --json"))["stages"]
+        return {what for stage in stages for what in stage["reused"]}
+
+    assert reused("--no-cache") == set()
+    assert "0 results, 0 MB" in ok("cache")
+    assert reused("") == set()
+    assert reused("") == {"network", "outputs", "int8 network", "int8-cpu"}
+    assert re.search(r"int8 network +0\.\d+ MB  used .* ago", ok("cache"))
+    found = json.loads(ok("cache --json"))
+    assert found["folder"] == str(home / "cache/ncnnkit/stages")
+    assert {entry["what"] for entry in found["entries"]} == {"network", "outputs", "int8 network", "layer errors"}
+    assert found["bytes"] == sum(entry["size"] for entry in found["entries"]) > 0
+    assert "MB are free again" in ok("cache clear")
+    assert json.loads(ok("cache --json"))["entries"] == []
+    assert reused("") == set()
+
+
 @pytest.mark.parametrize("name", ["run", "demo", "convert", "optimize", "calibrate", "quantize", "app"])
 def test_output_options_have_the_same_name(name: str) -> None:
     (option,) = (parameter for parameter in the(name).params if parameter.name == "output")
@@ -125,6 +147,7 @@ COMMAND_LINES = [
 def test_every_command_has_an_example() -> None:
     assert {parameter.values[0] for parameter in COMMAND_LINES} == {row.name for row in COMMANDS}
     assert all("Examples:" in ok(f"devices {name} --help") for name in ("add", "remove", "clean"))
+    assert "Examples:" in ok("cache clear --help")
 
 
 @pytest.mark.parametrize(("name", "line"), COMMAND_LINES)

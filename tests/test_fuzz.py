@@ -151,6 +151,7 @@ def test_the_command_saves_what_shows_a_fault_and_replays_it(tmp_path: Path) -> 
     saved = sorted(path for path in out.iterdir() if path.suffix != ".txt")
     assert len(saved) == 3
     assert all(path.name.startswith("table-ZeroDivisionError-in-") and "-9-" in path.name for path in saved)
+    assert "| table | 5 |" in call("--add", str(tmp_path / "x.jsonl")).stdout
     again = call("table", "--replay", *map(str, saved))
     assert again.returncode == 1
     assert again.stdout.count("ZeroDivisionError in ") == 3

@@ -302,7 +302,10 @@ def test_very_long_numbers_are_refused() -> None:
     ("make", "says"),
     [
         (lambda path: None, "no such file"),
-        (lambda path: path.mkdir(), "is a folder, not a .param file"),
+        (
+            lambda path: path.mkdir(),
+            "is a folder, not a .param file (name a .param file in it; ncnnkit.open_run() reads the folder of a run)",
+        ),
         (lambda path: path.write_bytes(b"\x80\xff\x00"), "is not text (binary .param.bin files are not supported)"),
     ],
 )

@@ -201,7 +201,7 @@ def test_compact_run_lengths_are_read_as_pycocotools_reads_them(height: int, wid
 
 @pytest.mark.parametrize("counts", ["", "0", "\\9le0hab0" * 2, "P", "a" * 30 + "0", "\x00", "é", "kkkkkkkkkk"])
 def test_run_lengths_that_do_not_cover_the_image_are_refused(counts: str, tmp_path: Path) -> None:
-    """pycocotools would write beyond the image."""
+    """They are refused when they are read, with the name of the file."""
     samples = photographs(tmp_path / "images")
     path = annotated(tmp_path / "x.json", [{"size": [64, 192], "counts": counts}])
     with pytest.raises(ImageError, match="run lengths"):

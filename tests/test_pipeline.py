@@ -408,7 +408,7 @@ def test_requirements_decide_the_recommendation(recipe: Recipe, tmp_path: Path) 
 
 def test_a_requirement_that_needs_labels_is_refused_before_any_work(recipe: Recipe, tmp_path: Path) -> None:
     told: list[str] = []
-    with pytest.raises(RecipeError, match=r"require: top1 needs labels \(give --labels"):
+    with pytest.raises(RecipeError, match=r"require: top1 needs labels \(give the labels"):
         pipeline.run(changed(recipe, require=("top1>=0.5",)), tmp_path / "out", lambda at, *_: told.append(at.stage))
     assert not told
 

@@ -120,7 +120,7 @@ def test_an_artifact_prints_a_summary() -> None:
 
 def test_a_run_has_the_options_and_defaults_of_a_recipe() -> None:
     options = dict(inspect.signature(run).parameters)
-    assert options.keys() - KEYS.keys() == {"out", "progress"}
+    assert options.keys() - KEYS.keys() == {"out", "cache", "progress"}
     assert KEYS.keys() <= options.keys()
     assert all(p.kind is p.KEYWORD_ONLY for name, p in options.items() if name != "model")
     recipe = Recipe("m")

@@ -62,7 +62,7 @@ def test_only_folders_of_killed_processes_are_removed_at_the_next_start(home: Pa
         killed.kill()
         killed.wait()
         assert left.is_dir()
-        scratch._remove_left.cache_clear()
+        scratch.remove_left.cache_clear()
         with Child():
             assert not left.exists()
             assert kept.is_dir(), "its process lives"

@@ -100,7 +100,7 @@ def judged(
             damage(graph)
         return replace(made, graph=graph)
 
-    monkeypatch.setattr("ncnnkit.pipeline.quantize_images", damaged)
+    monkeypatch.setattr("ncnnkit.reuse.quantize_images", damaged)
     for name, part in {"calibration": samples[::2], "evaluation": samples[1::2]}.items():
         np.save(original.with_name(f"{name}.npy"), part)
     recipe = Recipe(

@@ -115,7 +115,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def ask(self: Child, op: str, *rest: Any, **fields: Any) -> Any:
         answer, arrays = honest(self, op, *rest, **fields)
-        made.extend([op] * {"run": 1, "tally": 1, "sums": 2, "time": len(getattr(answer, "samples", ()))}.get(op, 0))
+        made.extend([op] * {"run": 1, "tally": 1, "means": 2, "time": len(getattr(answer, "samples", ()))}.get(op, 0))
         return answer, arrays
 
     monkeypatch.setattr(Child, "ask", ask)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from . import onboard as _onboard  # noqa: F401  # it keeps libraries from reporting their use; they come later
+
 if TYPE_CHECKING:
     from .app import make_app
     from .artifact import Artifact, save

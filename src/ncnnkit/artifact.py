@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .errors import FormatError, ModelError, RecipeError, StorageError
+from .codec import decode
+from .errors import FormatError, ModelError, RecipeError, StorageError, printable
 from .formatting import counted
 from .model import ncnnfile
 from .model.graph import Graph
@@ -20,6 +21,7 @@ from .model.scales import LayerScales
 from .older import file_digest
 from .onboard.facts import require_plain
 from .onboard.scratch import Scratch
+from .onboard.userfiles import SETTINGS, open_regular, read_bytes
 from .samples.items import times
 from .samples.preprocess import Preprocess
 from .tasks import TASKS, Decoder, Task, named_task
@@ -27,7 +29,6 @@ from .tasks.table import decoded_task
 
 SCHEMA = "ncnnkit-card/1"
 _LARGEST_SIDE = 1 << 24
-_LARGEST = 16 << 20  # bytes; a larger file is not a card
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ class Card:
             return fault
         try:
             if self.task.partition(":")[0] in TASKS:
-                named_task(self.task, self.decoder)
+                task = named_task(self.task, self.decoder)
+                if not 0 <= getattr(task, "output", 0) < len(self.outputs):
+                    return f"its task: there is no output {getattr(task, 'output', 0)}"
         except RecipeError as error:
             return f"its task: {error.what}"
         return ""
@@ -396,7 +399,7 @@ def read_card(param: Path) -> Card | None:
     if card is not None and card.sha256 != _hashes(param):
         fault = f"it describes other files than {param.name} and {param.with_suffix('.bin').name} are now"
     if fault:
-        warnings.warn(f"{place}: this card is ignored: {fault}", stacklevel=3)
+        warnings.warn(printable(f"{place}: this card is ignored: {fault}"), stacklevel=3)
         return None
     return card
 
@@ -406,9 +409,9 @@ def _raw_card(place: Path) -> bytes | None:
     import msgspec
 
     try:
-        if not place.is_file() or place.stat().st_size > _LARGEST:
+        if not place.is_file() or place.stat().st_size > SETTINGS:
             return None
-        raw = place.read_bytes()
+        raw = read_bytes(place, SETTINGS)
         schema = msgspec.json.decode(raw, type=dict[str, Any]).get("schema")
     except OSError as error:
         raise FormatError(f"cannot be read: {error.strerror}", where=str(place)) from None
@@ -419,12 +422,10 @@ def _raw_card(place: Path) -> bytes | None:
 
 def _decode(raw: bytes) -> tuple[Card | None, str]:
     """Either the card, or what is wrong with it."""
-    import msgspec
-
     try:
-        card = msgspec.json.decode(raw, type=Card)
-    except (msgspec.MsgspecError, RecipeError, UnicodeDecodeError) as error:
-        return None, str(error)
+        card = decode(raw, Card)
+    except FormatError as error:
+        return None, error.line()
     fault = card.fault()
     return (None, fault) if fault else (card, "")
 
@@ -434,7 +435,7 @@ def _hashes(param: Path) -> dict[str, str]:
     for key in ("param", "bin"):
         path = param.with_suffix(f".{key}")
         if path.is_file():  # a network without weights may have no .bin
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 found[key] = file_digest(file).hexdigest()
     return found
 

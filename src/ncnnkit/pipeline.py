@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from .artifact import Tensor
+from .batches import Workers, open_workers
+from .cache.store import Store
 from .codec import as_read
 from .comparison.accuracy import errors_of
 from .comparison.guessing import Purpose, find_task
 from .comparison.layers import LAYER_IMAGES, errors_by_variant
-from .comparison.outputs import Outputs
+from .comparison.outputs import Outputs, opened_outputs
 from .comparison.truths import truths
 from .comparison.wrong import why_blind
 from .device.sites import Site, look_at, open_sites
@@ -34,6 +37,7 @@ from .measure.variants import (
     variant_record,
     write_models,
 )
+from .model.graph import Graph
 from .model.precision import PRECISIONS, has_int8
 from .onboard.protocol import NCNN
 from .passes import optimize_with_report
@@ -41,7 +45,7 @@ from .plan.mixed import MixedPlan
 from .plan.requirement import Requirements
 from .plan.search import find_plan
 from .progress import StageProgress, silent_stages
-from .quantization import Quantized, quantize_images
+from .quantization import Quantized
 from .quantization.calibration import quantizable
 from .quantization.efforts import EFFORTS, efforts_by_target, images_needed
 from .recipe import AUTO, NO_OBJECTS, Objects, Recipe, save_recipe
@@ -56,6 +60,7 @@ from .record.stages import Stages
 from .record.variant import LatencyAt, Variant
 from .report import write_report
 from .report.pictures import draw_worst
+from .reuse import CONVERTED, LAYER_ERRORS, QUANTISED, REFERENCE, SENSITIVITY, Reuse
 from .samples.doubts import preprocessing_doubts
 from .samples.finding import in_words, paths
 from .samples.items import times
@@ -63,17 +68,22 @@ from .samples.labels import Labels
 from .samples.sets import check_given, open_image_sets
 from .samples.stream import keep
 from .source import ModelSource, open_model
-from .source.conversion import convert_source
+from .source.conversion import CHECKED_SAMPLES
 from .source.model import example_arrays
 from .source.normalisation import fold_normalisation
 from .source.opening import as_used, choose_preprocess, open_labels, settle_random_weights
-from .source.reference import reference_outputs
 from .tasks import Task
 from .tasks.table import asked_task, spelled
 from .verdict import reduced_said, top5, warn
 
 
-def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, objects: Objects = NO_OBJECTS) -> Run:
+def run(
+    recipe: Recipe,
+    out: Path,
+    progress: StageProgress = silent_stages,
+    objects: Objects = NO_OBJECTS,
+    store: Store | None = None,
+) -> Run:
     """Make, measure and compare the models of a recipe, and write them with a report.
 
     Args:
@@ -83,6 +93,8 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
         progress: called with (position, done, total). The position is the stage with its number; ``done`` and
             ``total`` count within its current step.
         objects: Python objects, which the recipe names but cannot hold.
+        store: the results of earlier runs, which are taken instead of being computed again; see
+            :mod:`ncnnkit.reuse`. None: everything is computed, and nothing is kept.
 
     Returns:
         The content of run.json.
@@ -92,6 +104,7 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
         NcnnkitError: any other error that a user can correct; ``out`` is then unchanged.
     """
     stages = Stages(stages_to_come(recipe), progress)
+    take = Reuse(recipe, store, stages.reused)
     given = objects.filled(recipe)
     asked = asked_task(given.task, given.metric)
     engines = chosen_engines(recipe.engines)
@@ -103,6 +116,11 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
             sites = opened.enter_context(open_sites(recipe.on, recipe.target if recipe.target != AUTO else ""))
             for site in sites:
                 site.cluster(recipe.cluster)  # raises before any work if there is no such cluster
+        workers: Workers | None = None
+        if recipe.scheduler:
+            with stages("connect to the workers"):
+                workers = opened.enter_context(open_workers(recipe.scheduler, recipe.threads or None))
+                stages.note("connect to the workers", workers.said)
         with stages("open the model"):
             source = open_model(
                 given.model, shapes=recipe.shapes, shape_too=recipe.shape_too, weights=recipe.weights,
@@ -124,11 +142,9 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
             labels = open_labels(recipe.labels, evaluation, source, asked, preprocess)
             source = settle_random_weights(recipe, source, images)
         with stages("convert"):
-            conversion = convert_source(
-                source, evaluation, folder, route=recipe.route, thorough=recipe.effort == "best", force=recipe.force,
-                threads=recipe.threads or None, gmac=EFFORTS[recipe.effort].gmac, progress=stages.within("convert"),
-            )  # fmt: skip
-            check = conversion.record()
+            checked = evaluation.subset(range(min(CHECKED_SAMPLES, len(evaluation))))
+            conversion = take(CONVERTED, "convert", folder, stages.within("convert"), source=source, samples=checked)
+            check = conversion.check
             if has_int8(conversion.graph):
                 raise ModelError("is an int8 model already", where=recipe.model, hint="ncnnkit bench or compare")
         with stages("optimise"):
@@ -144,15 +160,18 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
             inputs = keep(evaluation, folder / "inputs", stages.progress("read images"))
             doubts = preprocessing_doubts(inputs, source.inputs, preprocess)
         with stages("reference outputs"):
-            shown = stages.progress("reference outputs")
             taken = evaluation.prepared(fed.original) if fed.changes else inputs  # what the original takes
-            reference = reference_outputs(
-                source, conversion.graph, taken, folder / "reference", shown, threads=recipe.threads or None
-            )
-            original = source.as_quantised
-            quantised = (
-                reference_outputs(original, conversion.graph, taken, folder / "quantised", shown) if original else None
-            )
+
+            def outputs(place: Path, *, quantised: bool) -> Outputs:
+                converted = conversion.graph if source.engine == "ncnn" else Graph()
+                names = take(
+                    REFERENCE, "reference outputs", place, stages.within("reference outputs"), source=source,
+                    converted=converted, samples=taken, quantised=quantised,
+                )  # fmt: skip
+                return opened_outputs(names, place)
+
+            reference = outputs(folder / "reference", quantised=False)
+            quantised = outputs(folder / "quantised", quantised=True) if source.as_quantised else None
             blind = why_blind(reference)
             known = source.known(labelled=labels is not None and labels.kind == "classes")
             purpose = find_task(reference, known, task=given.task, metric=given.metric)
@@ -164,22 +183,26 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
         for target, effort in efforts.items() if quantizable(graph) else ():
             stage = "quantise" if target == sites[0].target else f"quantise for {target}"
             with stages(stage):
-                quantized[target] = quantize_images(
-                    graph, images, target=target, method=recipe.method, effort=effort,
-                    task=purpose.task, threads=recipe.threads or None, budget=budget, progress=stages.within(stage),
+                stored = take(
+                    QUANTISED, stage, folder, stages.within(stage), graph=graph, samples=images, target=target,
+                    effort=effort, task=purpose.task, budget=budget, workers=workers,
                 )  # fmt: skip
+                quantized[target] = stored.opened(graph, images, effort=effort, task=purpose.task, budget=budget)
         mixed: dict[Site, MixedPlan] = {}
         unplanned: dict[Site, str] = {}
         for site in sites if quantized and "mixed" in recipe.precisions else ():
             if not site.emulated:
                 stage = f"plan{site.label}"
                 with stages(stage):
-                    made = quantized[site.target]
+                    made, threads = quantized[site.target], recipe.threads or site.machine.cores
+                    noise = functools.partial(
+                        take, SENSITIVITY, stage, folder, stages.within(stage), exact=made.exact, fitted=made.fitted,
+                        used=made.used, judging=made.judging, task=purpose.task, budget=budget, threads=threads,
+                    )  # fmt: skip
                     try:
                         mixed[site] = find_plan(
-                            made, requirements, site.machine, device=site.device,
-                            threads=recipe.threads or site.machine.cores, budget=budget,
-                            progress=stages.within(stage),
+                            made, requirements, site.machine, device=site.device, workers=workers, threads=threads,
+                            budget=budget, noise=noise, progress=stages.within(stage),
                         )  # fmt: skip
                     except (DeviceError, RuntimeFailure) as error:  # the other devices go on
                         unplanned[site] = f"it could not be planned: {error.line()}"
@@ -204,7 +227,8 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
             shown = stages.progress("measure")
             every = measure(
                 [*specs, *beside], inputs.files, folder, seconds=recipe.seconds, rounds=recipe.rounds,
-                sustained=recipe.sustained, fix_clocks=recipe.fix_clocks, budget=budget, progress=shown,
+                sustained=recipe.sustained, fix_clocks=recipe.fix_clocks, budget=budget, workers=workers,
+                progress=shown,
             )  # fmt: skip
             results = every[: len(specs)]
         latencies: list[list[LatencyAt]] = [[] for _ in specs]
@@ -221,11 +245,14 @@ def run(recipe: Recipe, out: Path, progress: StageProgress = silent_stages, obje
             compared = compared_layer_by_layer(specs)
             wanted, runs = min(LAYER_IMAGES, len(inputs)), 2 * (1 + len(compared))  # all blobs are copied
             few = inputs.subset(range(budget.take("samples for the errors of layers", wanted, runs=runs)))
-            layers = errors_by_variant(graph, compared, few, stages.progress("layer errors"))
+            errors = functools.partial(
+                take, LAYER_ERRORS, "layer errors", folder, stages.within("layer errors"), exact=graph, samples=few
+            )
+            layers = errors_by_variant(graph, compared, few, stages.progress("layer errors"), errors)
             fed_shapes = [array.shape for array in inputs[0]]
             network = network_record(graph, fed_shapes, first.int8_layers() if first else {})
         with stages("compare the images"):
-            alike = first.likeness_of(inputs, recipe.threads or None, budget) if first else None
+            alike = first.likeness_of(inputs, recipe.threads or None, budget, workers) if first else None
         with stages("judge the outputs"):
             rows = [
                 variant_record(spec, r, reference, purpose.task, truth, layers.get(spec.name, ()), at, quantised)
@@ -331,6 +358,7 @@ def stages_to_come(recipe: Recipe) -> list[str]:
     made = set(recipe.precisions)
     return [
         "look at the devices" if recipe.on else "look at this machine",
+        *(["connect to the workers"] if recipe.scheduler else []),
         "open the model",
         "look at the images",
         "convert",

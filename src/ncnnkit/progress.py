@@ -21,12 +21,16 @@ class Position:
         number: the number of the stage, from 1; 0 if the work is not counted in stages.
         of: the number of stages.
         step: the step of the stage, such as ``calibrate``; empty if the stage has no steps.
+        note: what the stage has to say when it is finished; empty if nothing.
+        reused: what the stage took from an earlier run.
     """
 
     stage: str
     number: int = 0
     of: int = 0
     step: str = ""
+    note: str = ""
+    reused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.stage}: {self.step}" if self.step else self.stage

@@ -66,7 +66,10 @@ class Shown:
         with self._lock:
             if self._at is not None:
                 took = duration(self._clock() - self._stage_began)
-                self._say(Text.assemble(("✓ ", "green"), f"{_numbered(self._at)}{self._at.stage} ", (took, "dim")))
+                reused = f"({', '.join(self._at.reused)} reused) " if self._at.reused else ""
+                stage = f"{self._at.stage}: {self._at.note}" if self._at.note else self._at.stage
+                name = f"{_numbered(self._at)}{stage} "
+                self._say(Text.assemble(("✓ ", "green"), name, (reused, "cyan"), (took, "dim")))
             self._at = None
 
     def beat(self) -> None:

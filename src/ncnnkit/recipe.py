@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
-from .codec import readable
-from .errors import RecipeError, meant
+from .batches import check_scheduler
+from .codec import check_numbers, readable
+from .errors import FormatError, RecipeError, meant, reading
 from .model.ncnnfile import atomic_write
 from .model.precision import PRECISIONS
 from .model.targets import KERNELS, TARGETS
 from .older import tomllib
 from .onboard.engines import ENGINES
+from .onboard.userfiles import read_text
 from .samples.preprocess import Preprocess
 from .samples.presets import PRESETS
 from .tasks.table import TASKS
@@ -206,6 +208,12 @@ class Recipe:
         "",
         "The longest latency, such as 20ms. The mixed model is then the most accurate within it. Empty: no limit.",
     )
+    scheduler: str = _key(
+        "",
+        "Where batches of images run that need no timing: empty for processes on this machine, local for a Dask "
+        "cluster on this machine, or the address of a Dask scheduler, such as tcp://10.0.0.5:8786. The result is the "
+        "same on processors of one kind. Needs ncnnkit[cluster].",
+    )
     seconds: float = _key(3.0, "Seconds of timing per variant, over all rounds.", "a number", least=0)
     rounds: int = _key(5, "Rounds of timing. Each round measures every variant.", "a whole number", least=1)
     force: bool = _key(False, "Continue even if the converted model differs from the original.", "true or false")
@@ -220,6 +228,7 @@ class Recipe:
         if self.cluster not in ("", *CLUSTERS) and not parse_cpus(self.cluster):
             hint = f"one of {', '.join(CLUSTERS)}, or cores such as 4-7 or 0,2"
             raise RecipeError(f"unknown cluster {self.cluster!r}", hint=hint)
+        check_scheduler(self.scheduler)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, for JSON and TOML."""
@@ -384,14 +393,10 @@ def _frozen(value: Any) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"is not TOML: {error}", where=str(path)) from None
-    except RecursionError:
-        raise RecipeError("is nested too deeply", where=str(path)) from None
+    with reading(path, RecipeError, ValueError, FormatError, what="is not TOML"):
+        values = tomllib.loads(read_text(path))
+        check_numbers(values, most_real=math.inf)
+        return values
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .app.models import artifact_of, choose, find_variant
 from .artifact import Artifact
-from .errors import StorageError, ToolError
+from .errors import StorageError, ToolError, printable
 from .formatting import NOTHING, cosine, decibel, megabytes, plain
 from .record.folder import REPORT, load_run
 from .record.run import Run
@@ -236,15 +236,14 @@ class Result:
         return f"Result({str(self.folder)!r}: {len(self.variants)} variants, recommended {self.run.recommended})"
 
     def __str__(self) -> str:
-        from rich.console import Console
-
+        from .printing import PlainConsole
         from .report import console_table, headline
 
-        console = Console(width=120, color_system=None, force_jupyter=False)
+        console = PlainConsole(width=120, color_system=None, force_jupyter=False)
         with console.capture() as shown:
             console.print(console_table(self.variants, self.run.recommended, console.width))
         lines = [line.rstrip() for line in shown.get().splitlines()]
-        return "\n".join([*lines, headline(self.run), f"report: {self.report}"])
+        return "\n".join([*lines, *map(printable, (headline(self.run), f"report: {self.report}"))])
 
     def _repr_html_(self) -> str:
         from .report import headline

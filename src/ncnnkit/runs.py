@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cache.store import Store
 from .errors import RecipeError
 from .formatting import object_name, with_article
 from .model.precision import PRECISIONS
@@ -47,6 +48,7 @@ def run(
     target: str = "",
     threads: int = 0,
     cluster: str = "",
+    scheduler: str = "",
     seconds: float = 3.0,
     rounds: int = 5,
     sustained: float = 0.0,
@@ -59,6 +61,7 @@ def run(
     fix: Mapping[str, float] | None = None,
     force: bool = False,
     out: str | Path = "ncnnkit-out",
+    cache: bool = True,
     progress: bool | StageProgress = True,
 ) -> Result:
     """Convert a network to ncnn at every precision, measure and compare the models, and write a report.
@@ -90,6 +93,8 @@ def run(
             of the original, and returns a number: 1 if they are equal, and less if the model is worse. Both arguments
             are sequences with a float32 array for each output, without the batch axis.
         out: the run folder. If it holds an earlier run, the new run replaces it.
+        cache: whether to take results of earlier runs that nothing has changed for, and to keep those of this run. See
+            :mod:`ncnnkit.reuse`; latencies are always measured.
         progress: True shows the stages on stderr; False shows nothing; a function is called with (position, done,
             total).
 
@@ -128,7 +133,7 @@ def run(
     if not isinstance(out, str | Path):
         raise RecipeError(f"out must be a path, not {with_article(out)}")
     with _shown(progress) as shown:
-        return Result(run_recipe(recipe, Path(out), shown, objects), Path(out))
+        return Result(run_recipe(recipe, Path(out), shown, objects, Store() if cache else None), Path(out))
 
 
 _OBJECTS = tuple(field.name for field in fields(Objects))
@@ -158,12 +163,11 @@ def _shown(progress: bool | StageProgress) -> Any:
         raise RecipeError(f"progress must be True, False or a function, not {with_article(progress)}")
     if not progress:
         return nullcontext(silent_stages)
-    from rich.console import Console
-
+    from .printing import PlainConsole
     from .progress_on_console import shown_on
 
     # Rich takes a notebook for a terminal with colours, but a notebook would keep every state of a moving bar.
-    return shown_on(Console(stderr=True, emoji=False, force_jupyter=False, force_terminal=sys.stderr.isatty()))
+    return shown_on(PlainConsole(stderr=True, force_jupyter=False, force_terminal=sys.stderr.isatty()))
 
 
 if run.__doc__:  # python -OO removes docstrings

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import struct
 import sys
 import tempfile
 import time
@@ -23,8 +24,10 @@ from typing import Any
 
 from mutations import LARGEST, mutated
 
+import ncnnkit
 from fuzzing import FORMATS
 
+PACKAGE = os.path.dirname(ncnnkit.__file__)
 SLOW = 2.0
 """Seconds of the processor that reading a file may take."""
 HUNG = 30.0
@@ -144,8 +147,9 @@ class Reader:
 
 def _place(error: BaseException) -> str:
     """Where an exception comes from: the last line of ncnnkit, and all lines above it."""
-    lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    ours = [(name, line) for name, line in lines if "ncnnkit" in name] or lines[-1:]
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [(name, line) for frame, line in frames if (name := frame.f_code.co_filename) != __file__]
+    ours = [(name, line) for name, line in lines if name.startswith(PACKAGE)] or lines[-1:] or [(__file__, 0)]
     return " ".join(f"{os.path.basename(name)}:{line}" for name, line in reversed(ours))
 
 
@@ -180,22 +184,45 @@ class _Memory:
 
 
 class Shared:
-    """The file that a process reads, where its parent sees it when the process dies."""
+    """What a process reads, and how much it has read, where its parent sees it when the process dies."""
+
+    _HEAD = struct.Struct("<4Q")  # the number of the file, its size, and the two counts
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 16 + 2 * LARGEST)
+        self._memory = mmap.mmap(-1, self._HEAD.size + 2 * LARGEST)
+
+    @property
+    def _head(self) -> tuple[int, ...]:
+        return self._HEAD.unpack_from(self._memory)
+
+    def begin(self, index: int) -> None:
+        """A process starts with this file, if it does not die before."""
+        _, _, files, refused = self._head
+        self._HEAD.pack_into(self._memory, 0, index, 0, files, refused)
 
     def put(self, index: int, data: bytes) -> None:
-        self._memory[16 : 16 + len(data)] = data
-        self._memory[:16] = index.to_bytes(8, "little") + len(data).to_bytes(8, "little")
+        """A file that is read next."""
+        _, _, files, refused = self._head
+        self._memory[self._HEAD.size : self._HEAD.size + len(data)] = data
+        self._HEAD.pack_into(self._memory, 0, index, len(data), files + 1, refused)
+
+    def refuse(self) -> None:
+        """That file was refused."""
+        index, size, files, refused = self._head
+        self._HEAD.pack_into(self._memory, 0, index, size, files, refused + 1)
 
     @property
     def index(self) -> int:
-        return int.from_bytes(self._memory[:8], "little")
+        return self._head[0]
 
     @property
     def data(self) -> bytes:
-        return self._memory[16 : 16 + int.from_bytes(self._memory[8:16], "little")]
+        return self._memory[self._HEAD.size : self._HEAD.size + self._head[1]]
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """(files, how many of them were refused)."""
+        return self._head[2], self._head[3]
 
 
 @dataclass(frozen=True)
@@ -255,7 +282,6 @@ class _Teller:
     def __init__(self, work: Work, reader: Reader, shared: Shared, told: Connection) -> None:
         self.work, self.reader, self.shared, self.told = work, reader, shared, told
         self.origins: set[str] = set()
-        self.files = self.refused = 0
         self.next = time.monotonic() + 0.5
 
     def go_on(self) -> bool:
@@ -268,8 +294,8 @@ class _Teller:
     def read(self, index: int, data: bytes) -> None:
         self.shared.put(index, data)
         fault, text, origin = self.reader.read(data)
-        self.files += 1
-        self.refused += self.reader.refused
+        if self.reader.refused:
+            self.shared.refuse()
         if fault:
             self.told.send(Fault(fault, index, data, text))
         elif origin not in self.origins and len(self.work.pool) < POOL and len(data) < LARGEST // 8:
@@ -279,8 +305,7 @@ class _Teller:
 
     def tell(self) -> None:
         reader = self.reader
-        self.told.send((self.files, self.refused, reader.slowest, reader.most, reader.times))
-        self.files = self.refused = 0
+        self.told.send((reader.slowest, reader.most, reader.times))
 
 
 def _guided(work: Work, teller: _Teller) -> None:
@@ -366,7 +391,7 @@ def fuzz(
 def _one_process(work: Work, shared: Shared, pool: list[bytes], result: Result, progress: Progress | None) -> int:
     """The number of the file after the last one."""
     ours, theirs = fork.Pipe(duplex=False)
-    shared.put(work.first, b"")
+    shared.begin(work.first)
     child = fork.Process(target=_work, args=(work, shared, theirs), daemon=True)
     child.start()
     theirs.close()
@@ -385,16 +410,17 @@ def _one_process(work: Work, shared: Shared, pool: list[bytes], result: Result, 
                 hung = True
                 child.kill()
             result.seconds = time.monotonic() - begun
+            result.files, result.refused = shared.counts
             if progress:
                 progress(result)
     finally:
         child.kill()
         child.join()
+        result.files, result.refused = shared.counts
     if not hung and child.exitcode == 0:
         return work.count
     died = "hangs" if hung else f"process died, {_ending(child.exitcode)}"
     result.add(Fault(died, shared.index, shared.data, died))
-    result.files = shared.index + 1  # it could not tell of the last ones
     return shared.index + 1
 
 
@@ -404,9 +430,7 @@ def _take(message: Any, pool: list[bytes], result: Result) -> None:
     elif isinstance(message, bytes):
         pool.append(message)
     else:
-        files, refused, slowest, most, times = message
-        result.files += files
-        result.refused += refused
+        slowest, most, times = message
         result.slowest = max(result.slowest, slowest)
         if most / 1e6 > result.most_mb:
             result.most_mb, result.times = most / 1e6, times

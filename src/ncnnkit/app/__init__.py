@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from ..artifact import Artifact
+from ..codec import decode
 from ..errors import FormatError, ModelError, RecipeError, StorageError
 from ..model.graph import Graph
+from ..onboard.userfiles import read_bytes
 from ..record.folder import LABELS, content, save_labels, staging
 from .examples import FOLDER, bounds, examples_of_images, words, write_examples
 from .facts import RELEASE, Facts, facts_of
@@ -56,10 +58,11 @@ def make_app(
         variant: of a run: the name of a variant, such as ``int8-vulkan``, or a precision, which means its CPU variant.
             By default the recommended variant.
         lang: ``cpp`` or ``python``.
-        embed: whether the model becomes part of the program, which then reads no model files; ``cpp`` only.
-        images: of a model that is no run: a few of them become the examples of the program's self-test, with what the
-            model makes of them on this machine. A run has examples of its own, with the original's outputs.
-        extras: parts of a C++ program that not everybody needs: ``streams`` or ``camera``.
+        embed: whether the model is compiled into the program; ``cpp`` only.
+        images: if ``model`` is not a run: a few of these images become the examples of the program's self-test. Their
+            expected outputs are those of the model on this machine. A run has examples of its own, with the outputs of
+            the original.
+        extras: optional parts of a C++ program, see :data:`~ncnnkit.app.parts.EXTRAS`.
 
     Returns:
         The model that the program runs by default.
@@ -164,9 +167,9 @@ def files_of_app(folder: Path) -> set[str]:
     if not folder.is_dir() or not content(folder):
         return set()
     try:
-        written = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        ours = {path.partition("/")[0] for path in written}
-    except (OSError, ValueError, AttributeError):
+        written = decode(read_bytes(folder / RECORD), dict[str, str])
+        ours = {path.partition("/")[0] for path in written} - {"", ".", ".."}
+    except (OSError, FormatError):
         raise StorageError(
             "is not empty and contains no app", where=str(folder), hint="choose another folder with -o"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from ..errors import FormatError, ModelError, RecipeError
 from ..model.graph import Graph
 from ..onboard.protocol import NCNN
 from ..record.examples import EXAMPLES, Examples
-from ..record.folder import LABELS, RUN, load_run
+from ..record.folder import LABELS, RUN, load_labels, load_run
 from ..record.run import Run
 from ..record.variant import Variant
 from ..source.model import file_safe
@@ -107,7 +108,19 @@ def of_run(out: Path, name: str | None) -> Shipment:
         for row in rows
     }
     examples = Examples.load(home / EXAMPLES)
+    check_examples(examples, run, models[chosen.name].model, home / EXAMPLES)
     return Shipment(run.model.name, models[chosen.name], list(models.values()), examples)
+
+
+def check_examples(examples: Examples, run: Run, model: Artifact, path: Path) -> None:
+    """Raise FormatError if examples cannot be of a run's model. A decoder must not read other outputs."""
+    wanted = [math.prod(output.shape) if output.shape else None for output in run.model.outputs]
+    for number, row in enumerate(examples.rows):
+        sizes = [output.size for output in row.outputs]
+        fits = [model.graph.varies or want in (None, size) for want, size in zip(wanted, sizes)]
+        if len(row.files) != len(run.model.inputs) or len(sizes) != len(wanted) or not all(fits):
+            what = f"example {number} is of another network"
+            raise FormatError(what, where=str(path), hint="run again")
 
 
 def choose(run: Run, name: str | None, home: Path) -> Variant:
@@ -149,9 +162,8 @@ def artifact_of(run: Run, variant: Variant, home: Path) -> Artifact:
     """The model of a variant. If its card is missing, or the files were edited since, facts come from run.json."""
     model = Artifact.load(param_of(variant, home))
     if model.derived:
-        names = (home / LABELS).read_text(encoding="utf-8").splitlines() if (home / LABELS).is_file() else []
         model = replace(
-            model, preprocess=run.preprocess, labels=tuple(names if run.model.labels else ()),
+            model, preprocess=run.preprocess, labels=load_labels(home / LABELS) if run.model.labels else (),
             pillow=run.environment.pillow,
             inputs=tuple(replace(own, shape=tuple(t.shape)) for own, t in zip(model.inputs, run.model.inputs)),
             outputs=model.outputs[: len(run.model.outputs)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import sys
 import tarfile
@@ -19,8 +20,10 @@ from ..device.board import Board
 from ..device.names import resolve
 from ..device.transport import TRANSPORTS, Refused, Transport
 from ..errors import DeviceError, FormatError, NcnnkitError, RecipeError
+from ..model.ncnnfile import atomic_write
 from ..older import UTC
 from ..onboard.scratch import Scratch
+from ..onboard.userfiles import SETTINGS, read_bytes
 from ..progress import StepProgress, silent_steps
 from .bundling import PARTS
 from .writing import files_in
@@ -219,22 +222,33 @@ def verify_app(
         },
         test=test, conditions=conditions,
     )  # fmt: skip
-    (app / RECEIPT).write_text(json.dumps(asdict(receipt), indent=2) + "\n", encoding="utf-8")
+    save_receipt(receipt, app / RECEIPT)
     return receipt
+
+
+def save_receipt(receipt: Receipt, path: Path) -> None:
+    """Write a receipt. If a link is there, it is replaced, not what it points to. Raises StorageError."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(asdict(receipt), indent=2) + "\n").encode())
 
 
 def written_files(app: Path) -> dict[str, str]:
     """Path of each file that ncnnkit wrote into an app -> its SHA-256. Raises FormatError if there is no app."""
     from . import RECORD
 
+    path = app / RECORD
     try:
-        written = decode((app / RECORD).read_bytes(), dict[str, str])
+        data = read_bytes(path, SETTINGS)
     except OSError:
         raise FormatError("contains no app", where=str(app), hint="ncnnkit app writes one") from None
-    folder = app.resolve()
+    try:
+        written = decode(data, dict[str, str])
+    except FormatError as error:
+        raise FormatError(f"is damaged: {error}", where=str(path), hint="write the app again") from None
+    folder = Path(os.path.realpath(app))
     for name in written:
-        if not (app / name).resolve().is_relative_to(folder):
-            raise FormatError(f"names {name!r}, which is outside the app", where=str(app / RECORD))
+        if not name.isprintable() or not Path(os.path.realpath(app / name)).is_relative_to(folder):
+            raise FormatError(f"names {name!r}, which is outside the app", where=str(path))
     return written
 
 

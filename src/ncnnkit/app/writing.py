@@ -1,19 +1,15 @@
-"""Writes the files of an app: renders templates, and escapes values for each language."""
+"""Writes the files of an app: renders templates, which quote values for each language."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
-import string
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..record.names import PLAIN_NAME
+from .. import quoting
 from .bundling import standalone
 from .parts import FILES
 
@@ -53,53 +49,13 @@ def templates(source: Path) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(source), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    # Every value from a card or run.json is written into code through one of these filters, which escape it.
-    environment.filters |= {
-        "float32": float32_literal, "float64": float64_literal, "cpp": cpp_literal,
-        "cmake": cmake_argument, "shell": shlex.quote,
-        "json": lambda facts: json.dumps(asdict(facts), indent=2),
-    }  # fmt: skip
+    # No text of a card, a .param or a run.json stands in a file but through one of these.
+    languages = ("cpp", "cmake", "shell", "markdown", "markdown_code", "line", "float32", "float64")
+    environment.filters |= {language: getattr(quoting, language) for language in languages}
+    environment.filters["json"] = lambda facts: json.dumps(asdict(facts), indent=2)
     return environment
 
 
 def files_in(folder: Path) -> Iterator[Path]:
     """All files in a folder and its subfolders, in order."""
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
-
-
-def float32_literal(value: float) -> str:
-    """The shortest C++ literal of the float32 nearest to a number. Raises ValueError if it is infinite or NaN."""
-    with np.errstate(over="ignore"):
-        number = np.float32(value)
-    if not np.isfinite(number):
-        raise ValueError(f"{value} is not a finite float32")
-    return f"{number!s}f"
-
-
-def float64_literal(value: float) -> str:
-    """The shortest C++ literal of a number. Raises ValueError if it is infinite or NaN."""
-    if not np.isfinite(value):
-        raise ValueError(f"{value} is not a finite number")
-    return repr(float(value))
-
-
-def cpp_literal(text: str) -> str:
-    """A C++ string literal for any text, in UTF-8.
-
-    Example:
-        >>> print(cpp_literal('a"b'))
-        "a\\042b"
-    """
-    plain = (chr(byte) if chr(byte) in _PLAIN else f"\\{byte:03o}" for byte in text.encode("utf-8", "replace"))
-    return f'"{"".join(plain)}"'
-
-
-_PLAIN = set(string.ascii_letters + string.digits + " .,:;_-+/()[]@=")
-"""Characters that need no escape in a C++ string literal."""
-
-
-def cmake_argument(text: str) -> str:
-    """A quoted argument for CMake. Raises ValueError if the text has other characters than a plain name."""
-    if not PLAIN_NAME.fullmatch(text):
-        raise ValueError(f"{text!r} cannot be written into a CMakeLists.txt")
-    return f'"{text}"'

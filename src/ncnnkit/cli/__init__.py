@@ -6,21 +6,27 @@ options that several commands take, ``values`` turns their texts into values, ``
 
 from __future__ import annotations
 
-import io
 import sys
+import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from .commands import COMMANDS, LazyGroup, guarded
+from ..errors import BUG, OK, printable
+from .commands import COMMANDS, LazyGroup, guarded, handled
 from .interrupts import interruptible
+from .streams import prepare_streams
 
 __all__ = ["COMMANDS", "app", "main"]
 
 EXIT_CODES = (
     "Exit codes: 0 success; 1 a bug in ncnnkit; 2 a wrong command line; 3 an input that cannot be used; 4 a tool "
     "failed (pnnx, ncnn, the disk); 5 it ran, but the result must not be trusted, or a condition of diff is met; "
-    "130 interrupted."
+    "130 interrupted; 141 whatever read the output has ended."
+)
+BUG_SAID = (
+    "This is a bug in ncnnkit. Please report it with the command, the lines above, and what `ncnnkit doctor` prints."
 )
 
 app = typer.Typer(
@@ -52,9 +58,28 @@ def options(
 
 def main() -> None:
     """The entry point of the ``ncnnkit`` command."""
-    # A name that is not UTF-8 is printed with question marks; it does not end the command.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    prepare_streams()
+    written = warnings.formatwarning
+    warnings.formatwarning = lambda *args, **more: printable(written(*args, **more))
     with interruptible():
-        app(prog_name="ncnnkit")
+        sys.exit(_ended(app, prog_name="ncnnkit") or _ended(sys.stdout.flush))
+
+
+def _ended(function: Callable[..., object], **options: str) -> str | int | None:
+    """Call a function that may end the process.
+
+    Returns:
+        The exit code of its end.
+    """
+    try:
+        with handled():
+            function(**options)
+    except typer.Exit as end:
+        return end.exit_code
+    except SystemExit as end:
+        return end.code
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        print(BUG_SAID, file=sys.stderr)
+        return BUG
+    return OK

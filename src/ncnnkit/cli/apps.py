@@ -56,7 +56,7 @@ def make_app(
         chosen = write_app(
             model, output, variant=variant, lang=lang, embed=embed, images=images, extras=listed(extras) or ()
         )
-    out.print(f"{output}: {chosen.name}; see its README.md", markup=False, soft_wrap=True)
+    out.print(f"{output}: {chosen.name}; see its README.md", soft_wrap=True)
     say_how(chosen.model)
 
 
@@ -96,11 +96,11 @@ def verify_app(
     elif receipt.test:
         test = receipt.test
         where = test.device or receipt.cpu or receipt.system
-        out.print(f"{test.model}, {test.precision}, on {receipt.on}: {where}", markup=False, soft_wrap=True)
+        out.print(f"{test.model}, {test.precision}, on {receipt.on}: {where}", soft_wrap=True)
         for figure in test.figures:
             value = "not a number" if figure.value is None else f"{figure.value:.4g} {figure.unit}".rstrip()
             verdict = "pass" if figure.passed else "FAIL"
-            out.print(f"{figure.name:28}{value:>14}, at least {figure.bound:.4g}: {verdict}", markup=False)
-        out.print(f"latency {test.latency_ms['median']:.4g} ms, load {test.load_ms:.4g} ms", markup=False)
+            out.print(f"{figure.name:28}{value:>14}, at least {figure.bound:.4g}: {verdict}")
+        out.print(f"latency {test.latency_ms['median']:.4g} ms, load {test.load_ms:.4g} ms")
     if not receipt.passed:
         raise VerificationError(receipt.why, where=str(app_folder), hint=f"see {RECEIPT}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from ..errors import OK
 from .commands import Group, command, guarded, shown_examples
@@ -46,13 +46,13 @@ def _examined(names: Sequence[str], quiet: bool) -> list[Any]:
 def _print_findings(findings: Sequence[Any], as_json: bool) -> NoReturn:
     from ..doctor import as_json as to_json
 
-    marks = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "problem": "[red]problem[/]"}
+    styles = {"ok": "green", "note": "yellow", "problem": "red"}
     if as_json:
         print(json.dumps(to_json(list(findings)), indent=2))
     else:
         for finding in findings:
-            subject, text = escape(finding.subject), escape(finding.text)
-            out.print(f"{marks[finding.level]} [bold]{subject}[/]  {text}", soft_wrap=True)
+            level = (f"{finding.level:7}", styles[finding.level])
+            out.print(Text.assemble(level, " ", (finding.subject, "bold"), f"  {finding.text}"), soft_wrap=True)
     raise typer.Exit(4 if any(finding.level == "problem" for finding in findings) else OK)
 
 
@@ -87,7 +87,7 @@ def add_device(
     from ..device.names import add_name
 
     add_name(name, address)
-    out.print(f"{name}: {address}", markup=False)
+    out.print(f"{name}: {address}")
 
 
 @command(devices, "remove", "ncnnkit devices remove rock5b")
@@ -105,4 +105,4 @@ def clean_device(name: Annotated[str, typer.Argument(metavar="NAME", help="A nam
 
     with open_device(name) as device:
         device.clean()
-    out.print(f"{name}: all files of ncnnkit are removed", markup=False)
+    out.print(f"{name}: all files of ncnnkit are removed")

@@ -11,14 +11,15 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..errors import INTERRUPTED, NcnnkitError, StorageError
+from ..errors import INTERRUPTED, UNREAD, NcnnkitError, of_machine
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,6 +47,7 @@ class Row:
 COMMANDS = (
     Row("run", "runs", "Whole runs", "Convert, quantise, measure and compare a network, and write a report."),
     Row("demo", "runs", "Whole runs", "Do a run with the network and the images that come with ncnnkit."),
+    Row("cache", "caches", "Whole runs", "Show or remove what later runs can take from earlier ones."),
     Row("report", "reports", "Whole runs", "Write the report of a finished run, or a comparison of several."),
     Row("diff", "reports", "Whole runs", "Compare two runs, and fail where a condition is met. For CI."),
     Row("explain-layer", "reports", "Whole runs", "Explain the precision of each layer of a mixed model."),
@@ -151,26 +153,35 @@ def _by_panels(function: F) -> F:
 
 
 def guarded(function: F) -> F:
-    """The function, with a handler that prints expected failures in one line and ends with their exit code."""
+    """The function, with :func:`handled` around it."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
+        with handled():
             return function(*args, **kwargs)
-        except NcnnkitError as error:
-            said, code = error.line(), error.exit_code
-        except MemoryError as error:
-            said, code = f"there is not enough memory{f' ({error})' if str(error) else ''}", StorageError.exit_code
-        except KeyboardInterrupt:
-            from .terminal import err
-
-            err.print("interrupted; no file is half-written")
-            raise typer.Exit(INTERRUPTED) from None
-        from rich.markup import escape
-
-        from .terminal import err
-
-        err.print(f"[bold red]error:[/] {escape(said)}", soft_wrap=True)
-        raise typer.Exit(code) from None
 
     return cast(F, wrapped)
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Print an expected failure in one line, and raise ``typer.Exit`` with its exit code.
+
+    Other exceptions pass: they are bugs in ncnnkit.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        from .terminal import say
+
+        say("interrupted; no file is half-written")
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        named = error if isinstance(error, NcnnkitError) else of_machine(error)
+        if named is None:
+            raise
+        if named.exit_code != UNREAD:
+            from .terminal import print_error
+
+            print_error(named)
+        raise typer.Exit(named.exit_code) from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from ..artifact import Artifact
 from ..progress import of_step
@@ -71,9 +71,9 @@ def bench(
         out.print(console_table(rows, width=out.width))
         for status in FAILED:
             for reason in reasons(rows, status):
-                out.print(f"{status}: {reason}", markup=False, soft_wrap=True)
+                out.print(f"{status}: {reason}", soft_wrap=True)
         for sentence in compared(rows):
-            out.print(sentence, markup=False, soft_wrap=True)
+            out.print(sentence, soft_wrap=True)
     check_usable(rows, str(param))
 
 
@@ -109,7 +109,7 @@ def profile(
         return
     out.print(profile_table(figures["layers"], out.width))
     print_notes(found.notes)
-    out.print(found.how, markup=False)
+    out.print(found.how)
 
 
 @command(group, "tune", "ncnnkit tune model.param --int8 model-int8.param --on rock5b")
@@ -150,7 +150,7 @@ def tune(
         return
     out.print(tuning_table(found.candidates))
     print_notes(found.notes)
-    out.print(f"[bold]{escape(found.settings.name)}[/]: {escape(found.why)}")
+    out.print(Text.assemble((found.settings.name, "bold"), f": {found.why}"))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from .options import (
     ParamToWrite,
     Quiet,
     RouteName,
+    Scheduler,
     Shape,
     ShapeToo,
     Skip,
@@ -36,7 +37,7 @@ from .options import (
     option,
     takes_images,
 )
-from .progress import shown_progress
+from .progress import shown_progress, shown_workers
 from .terminal import out, print_json, say, say_how
 from .values import check_file, check_param, listed, to_numbers, to_shapes, to_sources
 
@@ -107,9 +108,9 @@ def convert(
         made.save(output)
     for change in changes:
         say(change)
-    out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters", markup=False)
+    out.print(f"{output}: {len(made.graph.layers)} layers, {made.graph.parameters:,} parameters")
     for line in [*converted(check, "the original"), *(check.own.said if check.own else [])]:
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
 
 
 def _explain(
@@ -134,11 +135,11 @@ def _explain(
         )  # fmt: skip
     out.print(bisection_table(explanation.found))
     first = explanation.found.first_wrong
-    out.print("no layer is wrong" if first is None else f"the first wrong layer: {first.said}", markup=False)
+    out.print("no layer is wrong" if first is None else f"the first wrong layer: {first.said}")
     if reproducer and first is None:
-        out.print(f"{reproducer} was not written: there is nothing to reproduce", markup=False, soft_wrap=True)
+        out.print(f"{reproducer} was not written: there is nothing to reproduce", soft_wrap=True)
     if explanation.files:
-        out.print(f"{reproducer}: {', '.join(explanation.files)}", markup=False, soft_wrap=True)
+        out.print(f"{reproducer}: {', '.join(explanation.files)}", soft_wrap=True)
 
 
 @command(group, "optimize", "ncnnkit optimize model.param -o better.param --fp16")
@@ -155,7 +156,7 @@ def optimize(
     better, rewrites = optimize_with_report(model.graph, fp16=fp16)
     model.having(better).save(output)
     done = ", ".join(f"{name} {count}" for name, count in rewrites.items() if count) or "nothing to do"
-    out.print(f"{output}: {len(model.graph.layers)} layers became {len(better.layers)} ({done})", markup=False)
+    out.print(f"{output}: {len(model.graph.layers)} layers became {len(better.layers)} ({done})")
 
 
 @command(group, "calibrate", "ncnnkit calibrate model.param --images calib/ -o model.table")
@@ -166,6 +167,7 @@ def calibrate(
     output: Annotated[Path, option("Output", "FILE", "The table to write.", "-o", "--out")],
     method: Method = None,
     threads: Threads = None,
+    scheduler: Scheduler = None,
     shape: Shape = None,
     quiet: Quiet = False,
     prepared: Any = None,
@@ -178,16 +180,15 @@ def calibrate(
     if method == OWN:
         raise RecipeError(f"calibrate computes scales, and the method {OWN!r} uses those that the model already has")
     method = None if method == AUTO else method
-    with shown_progress(quiet) as progress:
+    with shown_progress(quiet) as progress, shown_workers(scheduler, threads, progress) as workers:
         progress("look at the images", 0, 0)
         model, samples = _open(param, shape, images=images, **prepared, method=method)
         stats = collect(
-            model, samples, method=method or "mse", threads=threads, progress=of_step(progress, "calibrate")
-        )
+            model, samples, method=method or "mse", threads=threads, workers=workers,
+            progress=of_step(progress, "calibrate"),
+        )  # fmt: skip
     save_table(make_table(model.graph, stats), output)
-    out.print(
-        f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})", markup=False
-    )
+    out.print(f"{output}: scales of {len(stats.blobs)} activations from {stats.images} images ({stats.method})")
 
 
 @command(
@@ -211,6 +212,7 @@ def quantize(
     target: Target = None,
     skip: Skip = None,
     threads: Threads = None,
+    scheduler: Scheduler = None,
     shape: Shape = None,
     quiet: Quiet = False,
     prepared: Any = None,
@@ -244,7 +246,7 @@ def quantize(
     if images:
         chosen = EFFORTS.get(effort or "default")
         limit = chosen.images if chosen else None
-        with shown_progress(quiet) as progress:
+        with shown_progress(quiet) as progress, shown_workers(scheduler, threads, progress) as workers:
             progress("look at the images", 0, 0)
             model, samples = _open(
                 param, shape, limit, images=images, **prepared, method=method, target=target, effort=effort
@@ -253,12 +255,11 @@ def quantize(
             check_request(graph, target or "arm", listed(skip) or ())
             found = quantize_images(
                 graph, samples, target=target or "arm", method=method, effort=effort or "default",
-                skip=listed(skip) or (), task=model.purpose, threads=threads, progress=progress,
+                skip=listed(skip) or (), task=model.purpose, workers=workers, threads=threads, progress=progress,
             )  # fmt: skip
         out.print(trials_table(found.trials))
         out.print(
             f"{found.fitted_samples} of {len(samples)} samples fitted, {len(found.held)} held back",
-            markup=False,
         )
         made, lost = found.graph, found.lost
     elif table is not None:
@@ -274,10 +275,10 @@ def quantize(
         own = apply_own(graph, target=target or "arm", skip=listed(skip) or ())
         made, lost = finished(own.int8), own.lost
     for loss in losses(lost):
-        out.print(loss.said, markup=False, soft_wrap=True)
+        out.print(loss.said, soft_wrap=True)
     model.having(made, "int8", target=target or "arm").save(output)
     count = sum(map(is_int8, made.layers))
-    out.print(f"{output}: {count} of {len(made.layers)} layers in int8", markup=False)
+    out.print(f"{output}: {count} of {len(made.layers)} layers in int8")
 
 
 @command(group, "compare", "ncnnkit compare model.param model-int8.param --images val/ --layers")
@@ -288,6 +289,7 @@ def compare(
     images: Images,
     layers: Annotated[bool, option("Output", "", "Also show the error of each layer.", "--layers")] = False,
     shape: Shape = None,
+    scheduler: Scheduler = None,
     prepared: Any = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -296,11 +298,11 @@ def compare(
     from ..comparison.layers import compare_models
     from ..report import comparison_table
 
-    with shown_progress(quiet or as_json) as progress:
+    with shown_progress(quiet or as_json) as progress, shown_workers(scheduler, None, progress) as workers:
         progress("look at the images", 0, 0)
         reference, samples = _open(first, shape, images=images, **prepared)
         other = Artifact.load(second)
-        figures = compare_models(reference, other, samples, layers=layers, progress=progress)
+        figures = compare_models(reference, other, samples, layers=layers, workers=workers, progress=progress)
     say_how(reference, other)
     print_json(figures) if as_json else out.print(comparison_table(figures))
 

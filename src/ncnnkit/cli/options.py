@@ -27,7 +27,7 @@ RECIPE = {
     "Precision": {"precisions": "NAME", "method": "NAME", "effort": "LEVEL", "target": "NAME"},
     "Measuring": {
         "on": "DEVICE", "backends": "NAME", "engines": "NAME", "threads": "N", "cluster": "CORES", "fix_clocks": "",
-        "seconds": "S", "rounds": "N", "sustained": "S",
+        "scheduler": "ADDRESS", "seconds": "S", "rounds": "N", "sustained": "S",
     },
 }  # fmt: skip
 """Panel -> the fields of a recipe that are its options, each with the metavar of its value; empty for a flag."""
@@ -105,6 +105,7 @@ OneBackend = Annotated[str, option("Measuring", "NAME", "Backend: cpu or vulkan.
 Threads = Annotated[
     int | None, option("Measuring", "N", "Number of CPU threads. Default: all cores.", "--threads", min=1)
 ]
+Scheduler = Annotated[str | None, asked_for("scheduler")]
 FixClocks = Annotated[bool, asked_for("fix_clocks")]
 
 RunFolderToWrite = Annotated[Path, option("Output", "FOLDER", "The run folder.", "-o", "--out")]
@@ -112,6 +113,13 @@ ParamToWrite = Annotated[
     Path, option("Output", "FILE", "The .param file to write. The .bin file is written beside it.", "-o", "--out")
 ]
 Json = Annotated[bool, option("Output", "", "Print JSON.", "--json")]
+NoCache = Annotated[
+    bool,
+    option(
+        "Output", "", "Compute everything again. By default, results of earlier runs are taken where nothing that they "
+        "depend on has changed; see `ncnnkit cache`.", "--no-cache",
+    ),
+]  # fmt: skip
 Quiet = Annotated[
     bool, option("Output", "", "Print a plain line for each finished stage, no progress bar.", "-q", "--quiet")
 ]

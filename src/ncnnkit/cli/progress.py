@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from ..batches import Workers, open_workers
 from ..progress import Position, StageProgress, StepProgress
 from ..progress_on_console import shown_on
-from .terminal import err
+from .terminal import err, say
 
 
 @contextmanager
@@ -31,6 +32,18 @@ def shown_progress(plain: bool) -> Iterator[StepProgress]:
             shown(Position(stage, step=inner), done, total)
 
         yield progress
+
+
+@contextmanager
+def shown_workers(scheduler: str | None, threads: int | None, progress: StepProgress) -> Iterator[Workers | None]:
+    """The workers of a scheduler, and a line that says what they are; None if no scheduler was given."""
+    if not scheduler:
+        yield None
+        return
+    progress("connect to the workers", 0, 0)
+    with open_workers(scheduler, threads) as workers:
+        say(workers.said)
+        yield workers
 
 
 def looking(on: str | Sequence[str] | None) -> str:

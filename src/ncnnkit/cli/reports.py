@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from ..errors import RecipeError, VerificationError
 from .commands import command
 from .options import Json, RunFolder, completing, option
-from .terminal import out, print_json
+from .terminal import out, print_json, print_notes
 
 group = typer.Typer()
 
@@ -53,8 +53,8 @@ def report(
         print_json({each.name: each.run for each in named})
         return
     for each in named:
-        out.print(f"{each.name}: {headline(each.run)}", markup=False, soft_wrap=True)
-    out.print(f"comparison: {page}", markup=False, soft_wrap=True)
+        out.print(f"{each.name}: {headline(each.run)}", soft_wrap=True)
+    out.print(f"comparison: {page}", soft_wrap=True)
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:
@@ -150,7 +150,7 @@ def explain_layer(
         print_json(rows[0] if layer else rows)
     elif layer:
         out.print(layer_table(rows[0]))
-        out.print(rows[0].why, markup=False)
+        out.print(rows[0].why)
     else:
         out.print(plan_table(rows, order, out.width))
 
@@ -165,20 +165,19 @@ def print_run(document: Any, output: Path, as_json: bool) -> None:
         return
     out.print(console_table(document.variants, document.recommended, out.width))
     for line in converted(document.conversion, document.reference.origin):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     if document.task.labels:
-        out.print(f"labels: {document.task.labels}", markup=False, soft_wrap=True)
+        out.print(f"labels: {document.task.labels}", soft_wrap=True)
     for guess in document.top5:
         best = ", ".join(f"{row.label} ({row.score:.1f})" for row in guess.recommended)
-        out.print(f"top-5 of {guess.image}: {best}", markup=False)
-    for warning in document.warnings:
-        out.print(f"[yellow]note:[/] {escape(warning)}")
+        out.print(f"top-5 of {guess.image}: {best}")
+    print_notes(document.warnings)
     for reason in reasons(document.variants, "skipped"):
-        out.print(f"skipped: {reason}", markup=False)
-    out.print(f"[bold]{escape(headline(document))}[/]")
+        out.print(f"skipped: {reason}")
+    out.print(Text(headline(document), "bold"))
     for said in [*document.engines_compared, *npus(document)]:
-        out.print(said, markup=False)
+        out.print(said)
     ship = shipping(document, str(output))
     if ship is not None:
-        out.print(ship.text(), markup=False, soft_wrap=True)
-    out.print(f"report: {output / 'report.html'}", markup=False, soft_wrap=True)
+        out.print(ship.text(), soft_wrap=True)
+    out.print(f"report: {output / 'report.html'}", soft_wrap=True)

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
+
+from ..errors import NcnnkitError
+from ..printing import PlainConsole
 
 # A file or a pipe gets the whole table, independent of the width that Rich assumes.
-out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120, emoji=False)
-err = Console(stderr=True, emoji=False)
+out = PlainConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
+err = PlainConsole(stderr=True)
 
 
 def print_json(value: Any) -> None:
@@ -25,12 +27,17 @@ def print_json(value: Any) -> None:
 def print_notes(notes: Sequence[str]) -> None:
     """Print the notes of a result."""
     for note in notes:
-        out.print(f"[yellow]note:[/] {escape(note)}")
+        out.print(Text.assemble(("note:", "yellow"), f" {note}"))
 
 
 def say(text: str) -> None:
     """Print a line to stderr."""
-    err.print(text, markup=False, soft_wrap=True)
+    err.print(text, soft_wrap=True)
+
+
+def print_error(error: NcnnkitError) -> None:
+    """Print an expected failure in one line."""
+    err.print(Text.assemble(("error:", "bold red"), f" {error.line()}"), soft_wrap=True)
 
 
 def say_how(*models: Any) -> None:

@@ -13,7 +13,7 @@ from ..record.variant import Accuracy, FigureValue, OutputError
 from ..tasks import Task, estimates
 from ..tasks.classification import Classification
 from ..tasks.tensor import Tensors
-from .noise import Noise, matched
+from .noise import ExactSum, Noise, matched
 
 Array = NDArray[Any]
 
@@ -48,8 +48,8 @@ class Errors(Noise):
         self._task, self._decoded = task or Tensors(), figures
         self.rows: list[Any] = []
         self._parts = Noise()
-        self._powers: list[float] = []  # Σ output² of each output
-        self._products: list[float] = []  # Σ output · reference of each output
+        self._powers: list[ExactSum] = []  # Σ output² of each output
+        self._products: list[ExactSum] = []  # Σ output · reference of each output
         self._largest: list[float] = []  # max |output - reference| of each output
 
     def add(self, outputs: Iterable[Array], reference: Iterable[Array], truth: Any = None) -> None:
@@ -68,18 +68,33 @@ class Errors(Noise):
         self._parts.add(self._task.parts(outputs), self._task.parts(reference))
         self.samples += 1
         for index, (output, exact) in enumerate(zip(outputs, reference)):
-            if index == len(self._powers):
-                self._powers.append(0.0)
-                self._products.append(0.0)
-                self._largest.append(0.0)
             ours, theirs = matched(output, exact)
-            self._powers[index] += float(ours @ ours)
-            self._products[index] += float(ours @ theirs)
+            self._powers[index].add(float(ours @ ours))
+            self._products[index].add(float(ours @ theirs))
             largest = float(np.max(np.abs(ours - theirs), initial=0.0))
             self._largest[index] = max(self._largest[index], largest if math.isfinite(largest) else math.inf)
         if self._decoded:
             predict = self._task.predict
             self.rows.append(self._task.compare(predict(outputs), predict(reference), truth))
+
+    def _further(self) -> None:
+        super()._further()
+        self._powers.append(ExactSum())
+        self._products.append(ExactSum())
+        self._largest.append(0.0)
+
+    def merge(self, other: Noise) -> None:
+        """Add the samples of another object of the same task, which follow those that were added before."""
+        assert isinstance(other, Errors)
+        super().merge(other)
+        self._parts.merge(other._parts)
+        self.samples += other.samples
+        self.refused = self.refused or other.refused
+        self.rows += other.rows
+        for index in range(len(other._powers)):
+            self._powers[index].merge(other._powers[index])
+            self._products[index].merge(other._products[index])
+            self._largest[index] = max(self._largest[index], other._largest[index])
 
     @property
     def relative(self) -> float:
@@ -88,14 +103,14 @@ class Errors(Noise):
 
     def broken(self) -> int | None:
         """The index of the first output with NaN or infinity; None if there is none."""
-        return next((i for i, power in enumerate(self._powers) if not math.isfinite(power)), None)
+        return next((i for i, power in enumerate(self._powers) if not math.isfinite(power.value)), None)
 
     def cosine(self, index: int) -> float | None:
         """Σ output · reference / √(Σ output² · Σ reference²) of an output, over all samples.
 
         None if the reference is zero throughout: there is nothing to compare with.
         """
-        ours, theirs = self._powers[index], self.signal[index]
+        ours, theirs = self._powers[index].value, self.signal[index]
         if theirs == 0:
             return None
         if not math.isfinite(self.noise[index]):
@@ -107,7 +122,7 @@ class Errors(Noise):
             apart = self.noise[index] - (math.sqrt(ours) - math.sqrt(theirs)) ** 2
             cosine = 1.0 - apart / (2 * math.sqrt(ours * theirs))
         else:
-            cosine = self._products[index] / math.sqrt(ours) / math.sqrt(theirs)
+            cosine = self._products[index].value / math.sqrt(ours) / math.sqrt(theirs)
         return min(1.0, max(-1.0, cosine))
 
     def sqnr_db(self, index: int) -> float | None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from ..artifact import Artifact
+from ..batches import Workers, given_or_here
 from ..device import LOCAL, Device
 from ..device.session import Session
 from ..errors import RuntimeFailure
@@ -25,7 +22,7 @@ from ..tasks import Task
 from ..tasks.detection import Detection
 from ..tasks.ncnn_heads import detection_layer
 from .accuracy import Errors
-from .outputs import keep_outputs
+from .evaluation import Version, errors_over, infinite, outputs_over, threads_each
 
 
 class Judge:
@@ -38,10 +35,11 @@ class Judge:
     are not kept.
 
     Args:
-        exact: the fp32 network. Its outputs are computed on this machine.
+        exact: the fp32 network. Its outputs are computed by the workers.
         samples: the samples on which versions are judged.
         task: what the network is for; by default only the values of its outputs count.
-        threads: the number of CPU threads if one network runs alone; by default all cores.
+        workers: run batches of samples; by default processes on this machine.
+        threads: the number of these processes, and of the CPU threads of a device; by default all cores.
         device: the device that will run the model.
 
     Attributes:
@@ -56,14 +54,15 @@ class Judge:
     refused: Counter[str]
 
     def __init__(
-        self, exact: Graph, samples: Samples, task: Task | None = None, *, threads: int | None = None,
-        device: Device = LOCAL,
+        self, exact: Graph, samples: Samples, task: Task | None = None, *, workers: Workers | None = None,
+        threads: int | None = None, device: Device = LOCAL,
     ) -> None:  # fmt: skip
         self._exact, self._given = exact, samples
         self._task = before_the_choice(exact, task)
         self._threads, self._device = threads, device
         cores = available_cores()
         self._cores = min(threads or cores, cores)
+        self._given_workers = workers
         self._stack = ExitStack()
         self.refused = Counter()
 
@@ -71,10 +70,11 @@ class Judge:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(Scratch()))
             self.samples = keep(self._given, folder)
-            with Session(self._exact, precision="fp32", threads=self._cores) as net:
-                names = judged_blobs(self._exact)
-                rows = (net.blobs(*sample, names=names) for sample in self.samples)
-                self._reference = keep_outputs(names, rows, folder / "reference")
+            self._exact.check_input_shapes([array.shape for array in self.samples[0]])
+            exact = self._version(Artifact.made(self._exact, "fp32"))
+            self._workers = stack.enter_context(given_or_here(self._given_workers, self._cores))
+            threads = threads_each(len(self.samples), self._workers, self._cores)
+            self._reference = outputs_over(exact, self.samples, folder / "reference", self._workers, threads=threads)
             self._stack = stack.pop_all()
         return self
 
@@ -87,14 +87,16 @@ class Judge:
         Raises:
             RuntimeFailure: ncnn crashed, or refuses to run it.
         """
-        with Session(model, threads=self._cores) as net:
-            return self._errors(net, self.samples, figures=False)
+        (found,) = self._here([Artifact.of(model)], len(self.samples), figures=False)
+        if found.refused:
+            raise RuntimeFailure(found.refused)
+        return found
 
     def here(
         self, graphs: Sequence[Graph], precision: str = "fp32", *, most: int | None = None, figures: bool = False,
         progress: Progress = silent,
     ) -> list[Errors]:  # fmt: skip
-        """The errors of each graph on this machine, with one process per core.
+        """The errors of each graph, computed by the workers.
 
         A graph that ncnn refuses to run, or that crashes it, has infinite errors.
 
@@ -103,85 +105,67 @@ class Judge:
             precision: the precision at which they are loaded.
             most: the largest number of samples to use; by default all.
             figures: whether the figures of the task are needed. Decoding may take longer than the network.
+            progress: called with (graphs done, graphs in all); for a single graph with samples.
 
         Raises:
-            RuntimeFailure: the device does not answer.
+            DeviceError: the workers are lost.
         """
-        processes = min(self._cores, len(graphs)) or 1
-        return self._all(graphs, precision, LOCAL, processes, self._cores // processes, most, figures, progress)
+        count = min(most or len(self.samples), len(self.samples))
+        models = [Artifact.made(graph, precision) for graph in graphs]
+        return self._counted(self._here(models, count, figures=figures, progress=progress))
 
     def there(
         self, graphs: Sequence[Graph], precision: str = "mixed", *, most: int | None = None, figures: bool = False,
         progress: Progress = silent,
     ) -> list[Errors]:  # fmt: skip
-        """The errors of each graph on the device, which may compute differently from this machine; see :meth:`here`."""
+        """The errors of each graph on the device, which may compute differently from this machine; see :meth:`here`.
+
+        Raises:
+            RuntimeFailure: the device does not answer.
+        """
         if self._device.address == LOCAL.address:
             return self.here(graphs, precision, most=most, figures=figures, progress=progress)
-        return self._all(graphs, precision, self._device, 1, self._threads, most, figures, progress)
-
-    def _all(
-        self, graphs: Sequence[Graph], precision: str, device: Device, processes: int, threads: int | None,
-        most: int | None, figures: bool, progress: Progress,
-    ) -> list[Errors]:  # fmt: skip
-        if not graphs:
-            return []
         models = [Artifact.made(graph, precision) for graph in graphs]
         samples = self.samples.subset(range(min(most or len(self.samples), len(self.samples))))
-        done = 0
+        start, found = Artifact.made(self._exact, "fp32"), list[Errors]()
         with ExitStack() as stack:
-            # Each session starts with the fp32 network, which loads on every device.
-            start = Artifact.made(self._exact, "fp32")
-            sessions: list[Session] = []
-            ended = threading.Event()
 
             def begin() -> Session:
-                session = stack.enter_context(Session(start, threads=threads, device=device))
-                sessions.append(session)
-                if ended.is_set():
-                    session.kill()
-                return session
+                # A session starts with the fp32 network, which loads on every device.
+                return stack.enter_context(Session(start, threads=self._threads, device=self._device))
 
-            idle = [begin() for _ in range(processes)]
-
-            def judge(model: Artifact) -> Errors:
-                nonlocal done
-                session = idle.pop()
+            session = begin() if models else None
+            for done, model in enumerate(models, 1):
+                assert session is not None
                 try:
                     session.load(model)
-                    errors = self._errors(session, samples, figures)
+                    found.append(self._there(session, samples, figures))
                 except RuntimeFailure as error:
-                    if ended.is_set():
-                        raise
-                    errors = self._wrong(error.what)
-                    self.refused[error.what] += 1
+                    found.append(infinite(self._reference[0], error.what, self._task))
                     if session.closed:  # if the device was lost, the fp32 network does not load, either
                         session = begin()
-                idle.append(session)
-                done += 1
                 progress(done, len(models))
-                return errors
+        return self._counted(found)
 
-            with ThreadPoolExecutor(processes) as pool:
-                try:
-                    return list(pool.map(judge, models))
-                except BaseException:
-                    ended.set()
-                    for session in list(sessions):
-                        session.kill()
-                    raise
+    def _here(self, models: Sequence[Artifact], count: int, figures: bool, progress: Progress = silent) -> list[Errors]:
+        versions, samples = [self._version(model) for model in models], self.samples.subset(range(count))
+        return errors_over(
+            versions, samples, self._reference, self._workers, task=self._task, figures=figures,
+            threads=threads_each(len(models) * count, self._workers, self._cores), progress=progress,
+        )  # fmt: skip
 
-    def _errors(self, session: Session, samples: Samples, figures: bool) -> Errors:
+    def _there(self, session: Session, samples: Samples, figures: bool) -> Errors:
         errors = Errors(self._task, figures=figures)
         for sample, reference in zip(samples, self._reference):
             errors.add(session.blobs(*sample, names=judged_blobs(session.artifact.graph)), reference)
         return errors
 
-    def _wrong(self, why: str) -> Errors:
-        """Infinite errors."""
-        errors = Errors(self._task)
-        errors.refused = why
-        errors.add([np.full_like(values, np.nan) for values in self._reference[0]], self._reference[0])
-        return errors
+    def _version(self, model: Artifact) -> Version:
+        return Version(model, judged_blobs(model.graph))
+
+    def _counted(self, found: list[Errors]) -> list[Errors]:
+        self.refused.update(errors.refused for errors in found if errors.refused)
+        return found
 
 
 def judged_blobs(graph: Graph) -> list[str]:

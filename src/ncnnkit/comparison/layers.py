@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact
+from ..batches import Workers, given_or_here
 from ..device import LOCAL, Device
 from ..device.session import Session
-from ..errors import ModelError, RuntimeFailure
+from ..errors import RuntimeFailure
 from ..model.graph import Graph, Layer
 from ..model.precision import PRECISIONS, has_int8, is_int8
 from ..progress import Progress, StepProgress, of_step, silent, silent_steps
 from ..record.variant import Accuracy, LayerError
 from ..samples.stream import Samples
-from . import accuracy
+from .evaluation import differences_over
 from .noise import matched, sqnr_db
 
 Array = NDArray[Any]
@@ -52,7 +54,11 @@ def layer_errors(
 
 
 def errors_by_variant(
-    exact: Artifact | Graph, variants: Mapping[str, Artifact], samples: Samples, progress: Progress = silent
+    exact: Artifact | Graph,
+    variants: Mapping[str, Artifact],
+    samples: Samples,
+    progress: Progress = silent,
+    errors: Callable[..., list[LayerError]] = lambda name, coarse, measure: measure(),
 ) -> dict[str, list[LayerError]]:
     """Name of a version -> the SQNR of every layer's output in this version of a network.
 
@@ -62,16 +68,23 @@ def errors_by_variant(
         exact, samples: as for :func:`layer_errors`.
         variants: name -> the version.
         progress: called with (versions done, number of versions).
+        errors: called with ``name``, the version ``coarse``, and ``measure``, which measures its errors. Returns what
+            that returns, or returned in an earlier run.
     """
     found: dict[str, list[LayerError]] = {}
-    if not variants:
-        return found
     exact = Artifact.of(exact)
-    with Session(exact, keep_blobs=True) as one:
+    with ExitStack() as stack:
+        sessions: list[Session] = []  # of the reference: one, if any version is measured
+
+        def measure(coarse: Artifact) -> list[LayerError]:
+            if not sessions:
+                sessions.append(stack.enter_context(Session(exact, keep_blobs=True)))
+            return _layer_errors(sessions[0], exact, coarse, samples, int8_only=False)
+
         for done, (name, coarse) in enumerate(variants.items()):
             progress(done, len(variants))
             with suppress(RuntimeFailure):
-                found[name] = _layer_errors(one, exact, coarse, samples, int8_only=False)
+                found[name] = errors(name=name, coarse=coarse, measure=partial(measure, coarse))
     return found
 
 
@@ -245,8 +258,9 @@ class Comparison:
 
 
 def compare_models(
-    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, progress: StepProgress = silent_steps
-) -> Comparison:
+    first: Artifact, second: Artifact, samples: Samples, *, layers: bool, workers: Workers | None = None,
+    progress: StepProgress = silent_steps,
+) -> Comparison:  # fmt: skip
     """The errors of the second model's outputs against the first's, and of each layer if requested.
 
     Args:
@@ -254,27 +268,17 @@ def compare_models(
         second: the other model.
         samples: all of them compare the outputs, the first :data:`LAYER_IMAGES` the layers.
         layers: whether to compare layers.
+        workers: run batches of the samples; by default processes on this machine.
         progress: called with the name of a step, the samples done and their number.
 
     Raises:
         ModelError: the models differ in the number or the shapes of their outputs. The numbers of detections may
             differ; see :class:`~ncnnkit.comparison.noise.Noise`.
     """
-    errors = accuracy.Errors(first.purpose)
-    with Session(first) as one, Session(second) as other:
-        if len(one.outputs) != len(other.outputs):
-            raise ModelError(f"one model has {len(one.outputs)} outputs, the other has {len(other.outputs)}")
-        for done, sample in enumerate(samples, 1):
-            reference = one.blobs(*sample, names=one.outputs)
-            outputs = other.blobs(*sample, names=other.outputs)
-            errors.add(outputs, reference)
-            for name, here, there in zip(one.outputs, reference, outputs):
-                if here.shape != there.shape and not (first.graph.varies or second.graph.varies):
-                    raise ModelError(
-                        f"output {name!r} has shape {here.shape} in one model and {there.shape} in the other"
-                    )
-            progress("compare outputs", done, len(samples))
-        found = errors.result(one.outputs)
+    with given_or_here(workers) as given:
+        outputs = of_step(progress, "compare outputs")
+        errors, names = differences_over(first, second, samples, given, progress=outputs)
+    found = errors.result(names)
     if not layers:
         return Comparison(found, [])
     few = samples.subset(range(min(LAYER_IMAGES, len(samples))))

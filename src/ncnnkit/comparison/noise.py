@@ -1,4 +1,7 @@
-"""Noise over signal: how much a network's outputs differ from the exact ones, summed sample by sample."""
+"""Noise over signal: how much a network's outputs differ from the exact ones, summed sample by sample.
+
+Sums are exact (:class:`ExactSum`), so the figures are the same, bit by bit, in whatever batches the samples come.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+_UNIT = 1126  # exact sums are whole multiples of 2^-1126: the last bit of the smallest float64 as frexp gives it
+
+
+class ExactSum:
+    """The sum of any number of float64, rounded once, when it is read. So it does not depend on their order.
+
+    It is a whole number of units of 2^-1126, of which every float64 is a multiple. NaN and infinities add up as usual.
+
+    Example:
+        >>> total = ExactSum()
+        >>> for value in (1e20, 1.0, -1e20):
+        ...     total.add(value)
+        >>> total.value
+        1.0
+    """
+
+    __slots__ = ("_others", "_units")
+
+    def __init__(self) -> None:
+        self._units, self._others = 0, 0.0
+
+    def add(self, value: float) -> None:
+        """Add a number."""
+        if not math.isfinite(value):
+            self._others += value
+            return
+        mantissa, exponent = math.frexp(value)
+        self._units += int(mantissa * 2**53) << (exponent - 53 + _UNIT)
+
+    def merge(self, other: ExactSum) -> None:
+        """Add all numbers of another sum."""
+        self._units += other._units
+        self._others += other._others
+
+    @property
+    def value(self) -> float:
+        """The sum, rounded to the nearest float64."""
+        if self._others:  # true for NaN
+            return self._others
+        try:
+            return self._units / (1 << _UNIT)
+        except OverflowError:
+            return math.inf if self._units > 0 else -math.inf
 
 
 class Noise:
@@ -33,10 +80,18 @@ class Noise:
     """
 
     def __init__(self) -> None:
-        self.noise: list[float] = []
-        self.signal: list[float] = []
+        self._noise: list[ExactSum] = []
+        self._signal: list[ExactSum] = []
         self.values: list[int] = []
         self.other_shape: list[int] = []
+
+    @property
+    def noise(self) -> list[float]:
+        return [each.value for each in self._noise]
+
+    @property
+    def signal(self) -> list[float]:
+        return [each.value for each in self._signal]
 
     def add(self, outputs: Sequence[Array], reference: Sequence[Array]) -> None:
         """Add one sample: the outputs of the network, and the exact outputs in the same order.
@@ -45,16 +100,30 @@ class Noise:
             ValueError: the numbers of outputs differ.
         """
         for index, (output, exact) in enumerate(zip(outputs, reference, strict=True)):
-            if index == len(self.noise):
-                self.noise.append(0.0)
-                self.signal.append(0.0)
-                self.values.append(0)
-                self.other_shape.append(0)
+            if index == len(self._noise):
+                self._further()
             self.other_shape[index] += output.size != exact.size
             output, exact = matched(output, exact)
-            self.noise[index] += float(np.sum((output - exact) ** 2))
-            self.signal[index] += float(np.sum(exact**2))
+            self._noise[index].add(float(np.sum((output - exact) ** 2)))
+            self._signal[index].add(float(np.sum(exact**2)))
             self.values[index] += exact.size
+
+    def _further(self) -> None:
+        """Begin the sums of a further output."""
+        self._noise.append(ExactSum())
+        self._signal.append(ExactSum())
+        self.values.append(0)
+        self.other_shape.append(0)
+
+    def merge(self, other: Noise) -> None:
+        """Add the samples of another object. The result equals that of adding them one by one."""
+        while len(self._noise) < len(other._noise):
+            self._further()
+        for index in range(len(other._noise)):
+            self._noise[index].merge(other._noise[index])
+            self._signal[index].merge(other._signal[index])
+            self.values[index] += other.values[index]
+            self.other_shape[index] += other.other_shape[index]
 
     @property
     def relative(self) -> float:

@@ -72,13 +72,22 @@ def keep_outputs(names: Sequence[str], outputs: Iterable[Sequence[Array]], folde
         folder: the folder to write to, a file for each name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / f"output-{number}.npy" for number, name in enumerate(names)}
+    files = _files(names, folder)
     with ExitStack() as stack:
         writers = [stack.enter_context(RowWriter(file)) for file in files.values()]
         for row in outputs:
             for writer, array in zip(writers, row, strict=True):
                 writer.append(array)
     return Outputs.opened(files)
+
+
+def opened_outputs(names: Sequence[str], folder: Path) -> Outputs:
+    """The outputs of these names that :func:`keep_outputs` wrote to a folder."""
+    return Outputs.opened(_files(names, folder))
+
+
+def _files(names: Sequence[str], folder: Path) -> dict[str, Path]:
+    return {name: folder / f"output-{number}.npy" for number, name in enumerate(names)}
 
 
 def equal(ours: Outputs, theirs: Outputs) -> bool:

@@ -12,6 +12,7 @@ from ..older import Self
 from ..onboard.child import Child, WorkerError
 from ..onboard.engines.base import Engine
 from ..onboard.protocol import Failure, Job, MeasureResult, Notify, R, Result, Step, VariantResult
+from ..onboard.userfiles import read_bytes
 
 GOODBYE = 1.2  # seconds that an interrupted job has to restore the clocks and end
 RESULT, RECORD = "result.json", "record.json"
@@ -92,15 +93,13 @@ def read_result(folder: Path, said: str, where: str, job: Job[R]) -> R:
     if path is None:
         raise DeviceError(f"the job died: {said or 'killed'}", where=where)
     try:
-        if path.stat().st_size > LARGEST_RESULT:
-            raise ValueError(f"it has more than {LARGEST_RESULT} bytes")
-        data = path.read_bytes()
+        data = read_bytes(path, LARGEST_RESULT)
         failure = decode(data, Failure)
         if failure.error:
             raise WorkerError(failure.error, failure.crashed)
         result = cast(R, decode(data, job.result))
         job.check(result)
-    except (FormatError, ValueError) as error:
+    except (FormatError, OSError, ValueError) as error:
         raise DeviceError(f"{path.name} is not what a job writes: {error}", where=where) from None
     if path.name == RECORD:
         for variant in measured(result):

@@ -45,7 +45,7 @@ _ONBOARD = Path(agent.__file__).parent
 PROGRAM = {str(path.relative_to(_ONBOARD)): path for path in sorted(_ONBOARD.rglob("*.py"))}
 """The files of ``onboard/``, which run on a board: path relative to the program's folder there -> the file here."""
 
-# Find a Python, make the folder, and print whether the program is there, after a mark (a login shell may print more).
+# Find a Python, make the folder, and print what $2 finds there, after a mark (a login shell may print more).
 _HELLO = """
 umask 077
 for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 \
@@ -55,10 +55,24 @@ for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 pyt
 done
 folder={cache}
 mkdir -p "$folder" && cd "$folder" || exit 1
-[ -d "$1" ] && program=yes || program=no
-printf '\\036%s\\037%s\\037%s\\036' "$python" "$PWD" "$program"
+found=$([ -z "$python" ] || "$python" -c "$2" "$1")
+printf '\\036%s\\037%s\\037%s\\036' "$python" "$PWD" "$found"
 """
-# Unpack the program next to its final folder and rename it, unless another process has done so meanwhile.
+# Print why the folder cannot be trusted, or the hash of the program in it. Whoever can write there could run anything.
+_LOOK = """
+import hashlib, os, sys
+found, program = os.stat("."), sys.argv[1]
+if found.st_uid != os.getuid():
+    sys.exit(print("it belongs to another user"))
+if found.st_mode & 0o022:
+    sys.exit(print("others may write there"))
+os.chmod(".", 0o700)
+paths = [os.path.join(folder, name) for folder, _, names in os.walk(program) for name in names if name[-3:] == ".py"]
+names = sorted(os.path.relpath(path, program) for path in paths)
+files = {name: open(os.path.join(program, name), "rb").read() for name in names}
+print("=" + hashlib.sha256(repr(files).encode()).hexdigest())
+"""
+# Unpack the program next to its final folder, and let it take the place of what is there.
 _UNPACK = """
 import os, shutil, sys, tarfile
 os.umask(0o077)
@@ -67,9 +81,12 @@ part = "%s.%d.part" % (folder, os.getpid())
 with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as archive:
     archive.extractall(part)
 try:
+    if os.path.lexists(folder):
+        os.rename(folder, part + ".old")
     os.rename(part, folder)
-except OSError:
+except OSError:  # another process has done so meanwhile
     shutil.rmtree(part)
+shutil.rmtree(part + ".old", ignore_errors=True)
 """
 
 
@@ -122,18 +139,22 @@ class Board:
     @cached_property
     def _there(self) -> _There:
         """Copy the program to the board. Raises DeviceError."""
-        files = {name: path.read_bytes() for name, path in PROGRAM.items()}
-        name = "program-" + hashlib.sha256(repr(files).encode()).hexdigest()[:16]
+        files = {name: PROGRAM[name].read_bytes() for name in sorted(PROGRAM)}
+        wanted = hashlib.sha256(repr(files).encode()).hexdigest()
+        name = f"program-{wanted[:16]}"
         cache = self._link.transport.cache
         hello = _HELLO.format(oldest=", ".join(map(str, OLDEST_PYTHON)), cache=f'"{cache}"')
-        said = self._link.run(["sh", "-c", hello, "sh", name]).decode(errors="replace").split("\x1e")
+        said = self._link.run(["sh", "-c", hello, "sh", name, _LOOK]).decode(errors="replace").split("\x1e")
         if len(said) < 3 or said[1].count("\x1f") != 2:
             raise DeviceError("has no Unix shell", where=self.name)
-        python, folder, has_program = said[1].split("\x1f")
+        python, folder, found = said[1].split("\x1f")
         if not python:
             oldest = ".".join(map(str, OLDEST_PYTHON))
             raise DeviceError(f"has no Python {oldest} or newer", where=self.name, hint="Debian: apt install python3")
-        if has_program == "no":
+        if not found.startswith("="):
+            hint = f"look at what is in it, then remove it, or make it yours alone: chmod 700 {folder}"
+            raise DeviceError(f"its folder {folder} is not trusted: {found}", where=self.name, hint=hint)
+        if found != f"={wanted}":
             self._link.run([python, "-c", _UNPACK, f"{folder}/{name}"], _tar(files))
         self._link.agent = [python, f"{folder}/{name}", "agent"]
         return _There(python, folder, name)

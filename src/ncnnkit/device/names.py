@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..errors import RecipeError
+from ..errors import RecipeError, reading
 from ..model.ncnnfile import atomic_write
 from ..older import tomllib
+from ..onboard.userfiles import read_text
 from .transport import TRANSPORTS, parse_ssh
 
 
@@ -19,12 +20,11 @@ def names_file() -> Path:
 def load_names() -> dict[str, str]:
     """Name -> address. Raises RecipeError if the file is not valid."""
     path = names_file()
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot be read: {error}", where=str(path)) from None
+    with reading(path, RecipeError, ValueError):
+        try:
+            table = tomllib.loads(read_text(path))
+        except FileNotFoundError:
+            return {}
     if not all(isinstance(address, str) for address in table.values()):
         raise RecipeError('must contain lines of name = "address"', where=str(path))
     return table
@@ -35,7 +35,6 @@ def save_names(names: dict[str, str]) -> None:
     import tomli_w
 
     path = names_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(tomli_w.dumps(names).encode())
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from ..cache.store import cache_folder
 from ..errors import DeviceError
 from ..onboard.facts import Platform
+from ..onboard.scratch import Scratch
 from .begun import Begun
 
 OLDEST_GLIBC = 17  # 2.17: manylinux2014
-
-
-def cache_folder() -> Path:
-    """The folder for files that are expensive to make: ``$XDG_CACHE_HOME/ncnnkit``, by default ``~/.cache/ncnnkit``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncnnkit"
 
 
 def fetch_wheels(board: Platform, where: str, begun: Begun, packages: Sequence[str] = ()) -> list[Path]:
@@ -41,15 +35,15 @@ def fetch_wheels(board: Platform, where: str, begun: Begun, packages: Sequence[s
     folder = cache_folder() / "wheels" / f"{packages[0].replace('==', '-')}-py{major}{minor}-{_platform(board)}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
-        try:
+        with Scratch(str(folder.parent)) as scratch:
+            part = Path(scratch) / "wheels"
+            part.mkdir()
             _download(board, where, part, begun, packages)
-            part.replace(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process has fetched them meanwhile
-                raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            try:
+                part.replace(folder)
+            except OSError:
+                if not folder.is_dir():  # otherwise another process has fetched them meanwhile
+                    raise
     return sorted(folder.glob("*.whl"))
 
 

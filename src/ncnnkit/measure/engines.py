@@ -7,6 +7,7 @@ measured in the same job as ncnn's, in interleaved rounds.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from ..model.work import UNBOUNDED, Budget
 from ..onboard.child import PROGRAM
 from ..onboard.engines import ENGINES
 from ..onboard.engines.base import Engine, version_of
+from ..onboard.process import die_with_parent
 from ..onboard.protocol import JobModel
 from ..progress import Progress, silent
 from ..recipe import ALL, Recipe
@@ -296,6 +298,7 @@ def _make(
         done = subprocess.run(
             [sys.executable, PROGRAM, "make", json.dumps(request)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=MAKING, check=False,
+            env={**os.environ, "TMPDIR": str(original.onnx.parent)}, preexec_fn=die_with_parent,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         reason = f"its tools did not end within {MAKING:.0f} s"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..comparison.noise import Noise, sqnr_db
 from ..comparison.outputs import Outputs
+from ..onboard.userfiles import read_bytes
 from ..record.examples import FILE_BYTES, MOST, OUTPUT_BYTES, Example, Examples, array_file, checked, near
 from ..samples.images import ImageSet
 from ..samples.items import ArrayFile, Group, Item, Picture, Row
@@ -51,7 +52,7 @@ def files_of(item: Item) -> tuple[tuple[str, bytes], ...]:
         return tuple(file for part in item.parts for file in files_of(part))
     if isinstance(item, Picture):
         path = Path(item.path)
-        return ((ending_of(path), path.read_bytes()),)
+        return ((ending_of(path), read_bytes(path)),)
     # A program normalises an array itself.
     raw = replace(item, preprocess=None) if isinstance(item, (ArrayFile, Row)) else item
     return tuple(map(array_file, raw.load()))

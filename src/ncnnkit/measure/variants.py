@@ -15,16 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact, read_card
+from ..batches import Workers
 from ..comparison import accuracy
+from ..comparison.evaluation import Version, outputs_over
 from ..comparison.outputs import Outputs
+from ..device import LOCAL
 from ..device.session import noise, save_arrays
 from ..device.sites import Site, open_sites, run_jobs
-from ..errors import DeviceError, VerificationError
+from ..errors import DeviceError, RuntimeFailure, VerificationError
 from ..formatting import counted
 from ..model.graph import Graph
 from ..model.precision import PRECISIONS
 from ..model.work import UNBOUNDED, Budget
 from ..onboard.protocol import NCNN, JobModel, JobVariant, MeasureJob, VariantResult
+from ..onboard.rows import Rows
 from ..onboard.scratch import Scratch
 from ..passes import store_fp16
 from ..plan.mixed import MixedPlan
@@ -33,7 +37,7 @@ from ..quantization import Quantized
 from ..quantization.calibration import NOTHING_QUANTIZABLE
 from ..recipe import Recipe
 from ..record.variant import EMULATED, Backend, Files, Latency, LatencyAt, LayerError, Variant
-from ..samples.stream import evenly
+from ..samples.stream import ArraySamples, evenly, keep
 from ..source.model import file_safe
 from ..tasks import Task
 from .copies import refuse_copies
@@ -128,6 +132,12 @@ class VariantSpec:
         return job_model(self.model) if self.model and self.model.param else None
 
     @property
+    def runs_anywhere(self) -> bool:
+        """Whether workers may compute its outputs: it is one of ncnn's, on any cores of this machine."""
+        here = self.site.device.address == LOCAL.address and self.backend == "cpu" and not self.cpus
+        return here and self.engine == NCNN and self.model is not None and not self.inputs
+
+    @property
     def size(self) -> int | None:
         """Bytes of the model's files."""
         if self.other:
@@ -194,6 +204,7 @@ def measure(
     sustained: float = 0.0,
     fix_clocks: bool = False,
     budget: Budget = UNBOUNDED,
+    workers: Workers | None = None,
     progress: Progress = silent,
 ) -> list[VariantResult]:
     """Measure variants on all their devices at the same time. The variants of one device share one interleaved job.
@@ -207,6 +218,8 @@ def measure(
         sustained: how long each variant then runs alone without pauses, seconds.
         fix_clocks: whether to hold the clocks at their maximum, if permitted.
         budget: limits the timed inferences of each variant if they take longer than ``seconds``; at least two.
+        workers: compute the outputs of ncnn's models on the CPU of this machine; by default the job does, before it
+            times them.
 
     Returns:
         A result for each variant, in order. If a device was lost, its variants have the status ``crashed``, with the
@@ -214,11 +227,14 @@ def measure(
     """
     scratch = folder / "scratch"
     scratch.mkdir()
+    elsewhere = [p for p in specs if p.runs_anywhere] if workers is not None else []
+    few = _first(inputs, scratch / "few") if elsewhere else []
     todo: dict[Site, list[JobVariant]] = {}
     for p in specs:
         model = p.job_model
         if model is not None:
-            variant = JobVariant(p.name, model, p.backend, p.threads, list(p.cpus), inputs=list(p.inputs))
+            fed = few if p in elsewhere else list(p.inputs)
+            variant = JobVariant(p.name, model, p.backend, p.threads, list(p.cpus), inputs=fed)
             todo.setdefault(p.site, []).append(variant)
     most = max(map(len, todo.values()), default=1)
     timed = budget.take("timed inferences of each variant", rounds * LEAST_TIMED, runs=most, least=2)
@@ -237,7 +253,7 @@ def measure(
         )
         for site, variants in todo.items()
     }
-    steps = sum(len(variants) + rounds for variants in todo.values())
+    steps = sum(len(variants) + rounds for variants in todo.values()) + len(elsewhere)
     done = 0
 
     def step(_: Any) -> None:
@@ -252,7 +268,23 @@ def measure(
         answers = {result.name: result for result in told}
         for variant in todo[site]:  # a board can only answer for its own variants
             results[variant.name] = answers.get(variant.name, VariantResult(variant.name, "crashed", reason))
+    for number, p in enumerate(elsewhere):
+        result = results[p.name]
+        if workers is not None and p.model is not None and result.outputs:
+            version, place = Version(p.model, list(result.outputs)), scratch / f"evaluated-{number}"
+            try:
+                outputs = outputs_over(version, ArraySamples(tuple(map(Rows, inputs))), place, workers)
+                result.outputs = {name: rows.path for name, rows in outputs.rows.items()}
+            except RuntimeFailure as error:
+                result.status, result.reason, result.outputs = "crashed", error.what, {}
+        step(None)
     return list(results.values())
+
+
+def _first(inputs: Sequence[str], folder: Path) -> list[str]:
+    """Files of the first samples only, for a job that times and does not evaluate."""
+    samples = ArraySamples(tuple(map(Rows, inputs)))
+    return list(keep(samples.subset(range(min(LEAST_EVALUATED, len(samples)))), folder).files)
 
 
 def time_at(

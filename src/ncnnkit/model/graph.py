@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError, ModelError
 from . import shapes
 from .counting import multiply_adds
-from .ops import OPS, Op, Params, Slot, Value
+from .ops import MANY, OPS, Op, Params, Slot, Value
 from .scales import LayerScales
 
 Array = NDArray[Any]
@@ -140,6 +141,23 @@ class Layer:
             said, size = self.get("weight_data_size"), math.prod(shapes["weight"])
             if said != size:
                 raise FormatError(f"has weight_data_size={said}, but its other params require {size}", where=where)
+
+    def check_usable(self, where: str) -> None:
+        """Check what the format of files leaves open: the numbers of inputs and outputs, and the items of arrays.
+
+        ncnn checks none of these, and reads beyond a list that is too short. Raises FormatError.
+        """
+        for blobs, (least, most), noun in (
+            (self.inputs, self.op.reads, "inputs"), (self.outputs, self.op.makes, "outputs"),
+        ):  # fmt: skip
+            if not least <= len(blobs) <= most:
+                allowed = f"{least} or more" if most == MANY else f"{least} to {most}" if most > least else f"{least}"
+                raise FormatError(f"has {len(blobs)} {noun}, but needs {allowed}", where=where)
+        for name, value in self.params.items():
+            items = value if isinstance(value, tuple) and name != "shape_hints" else ()
+            real = self.op.ignores(name) or self.op.param(name).real
+            if not real and not all(isinstance(item, Integral) for item in items):
+                raise FormatError(f"needs an array of whole numbers for {name}, not {value!r}", where=where)
 
     def multiply_adds(self, known: Mapping[str, shapes.Shape | None]) -> int:
         """The multiply-adds of one inference; see :func:`ncnnkit.model.counting.multiply_adds`.
@@ -287,6 +305,8 @@ class Graph:
             inputs = [known[blob] for blob in layer.inputs]
             try:
                 made = layer.op.shape(layer.p, inputs, len(layer.outputs))
+                for shape in made:
+                    shapes.check_size(shape)
             except shapes.Misfit as fault:
                 raise ModelError(f"layer {layer.type} {layer.name} {fault}") from None
             for index, (blob, shape) in enumerate(zip(layer.outputs, made, strict=True)):

@@ -37,8 +37,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError, StorageError, meant_path
+from ..errors import FormatError, StorageError, is_full, meant_path, printable
 from ..formatting import first_few
+from ..onboard.userfiles import LINES, check_regular, read_text
 from .graph import Checker, EncodedWeight, Graph, Layer, Names, Weight
 from .ops import MAX_PARAMS, OPS, Param, Value
 
@@ -53,6 +54,7 @@ _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _NAME_LIMIT = 255  # bytes; ncnn reads no more of a name
 _PIECE = 15  # bytes of a number, or of the first piece of a text, which ends before a space or a comma
+_LONGEST_ID = 6  # characters of the id of a param, which is from -23331 to 31
 _REST = 240  # bytes of the rest of a text
 _MOST_NAMED = 3  # a warning names no more items than this
 
@@ -83,17 +85,24 @@ def load(param: str | Path, weights: str | Path | None = None) -> Graph:
     graph, idle = _parse(_read_text(param), str(param))
     if any(True for layer in graph.layers for _ in layer.slots()):
         read_weights(graph, weights if weights is not None else param.with_suffix(".bin"))
-    return _without(graph, idle)
+    return _usable(_without(graph, idle), param)
 
 
 def load_param(param: str | Path) -> Graph:
     """Read the structure alone, without weights. Raises FormatError."""
-    return parse_param(_read_text(Path(param)), where=str(param))
+    return _usable(parse_param(_read_text(Path(param)), where=str(param)), param)
+
+
+def _usable(graph: Graph, param: str | Path) -> Graph:
+    """The graph of a file, if its layers can run. Raises FormatError."""
+    for layer in graph.layers:
+        layer.check_usable(f"{param}, layer {layer.type} {layer.name}")
+    return graph
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, LINES)
     except FileNotFoundError:
         raise FormatError("no such file", where=str(path), hint=meant_path(path)) from None
     except IsADirectoryError:
@@ -191,7 +200,7 @@ def _parse(text: str, where: str) -> tuple[Graph, list[Layer]]:
 def _tell(where: str, what: str, items: list[str]) -> None:
     """Warn about items of a file, and name the first few."""
     if items:
-        warnings.warn(f"{where}: {what}: {first_few(items, _MOST_NAMED)}", stacklevel=1)
+        warnings.warn(printable(f"{where}: {what}: {first_few(items, _MOST_NAMED)}"), stacklevel=1)
 
 
 def _parse_layer(line: str, where: str) -> Layer:
@@ -220,6 +229,8 @@ def _parse_params(text: str, layer: Layer, where: str) -> dict[str, Value]:
         if text[position : match.start()].strip():
             break
         position = match.end()
+        if len(match[1]) > _LONGEST_ID:
+            raise FormatError(f"ncnn has params 0 to {MAX_PARAMS - 1}, not {match[1][:40]}", where=where)
         number, raw = int(match[1]), match[2]
         array = number <= _ARRAY
         number = _ARRAY - number if array else number
@@ -308,6 +319,7 @@ def read_weights(graph: Graph, path: str | Path) -> None:
     """
     path = Path(path)
     try:
+        check_regular(path)
         size = path.stat().st_size
         data: NDArray[np.uint8] = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
     except FileNotFoundError:
@@ -479,8 +491,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             yield file
         partial.replace(path)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "free some space and run again" if full else "choose another folder"
+        hint = "free some space and run again" if is_full(error) else "choose another folder"
         raise StorageError(f"cannot be written: {error.strerror or error}", where=str(path), hint=hint) from error
     finally:
         with suppress(OSError):

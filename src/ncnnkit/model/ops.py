@@ -27,6 +27,9 @@ layer reads these bits as the type that it expects; see :attr:`Param.real`."""
 MAX_PARAMS = 32
 """ncnn refuses a file with a param of this id or above. It ignores lower ids that a type does not have."""
 
+MANY = 1 << 31
+"""A number of blobs that is not limited."""
+
 FLOAT_MAX = 3.402823466e38
 
 
@@ -83,6 +86,7 @@ class Op:
         computes: False for types that only hold, copy or mark blobs.
         copies: whether every output has the value of the only input.
         varies: whether the shape of its output depends on the input values, such as the number of detections.
+        reads, makes: the smallest and the largest number of its inputs and of its outputs.
     """
 
     name: str
@@ -93,6 +97,8 @@ class Op:
     computes: bool = True
     copies: bool = False
     varies: bool = False
+    reads: tuple[int, int] = (1, MANY)
+    makes: tuple[int, int] = (1, MANY)
 
     @property
     def rounds_itself(self) -> bool:
@@ -414,13 +420,13 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
          Slot("bias", lambda p: (p.num_output,), when=lambda p: p.bias_term),
          *_int8(lambda p: (p.num_output,)),
          int8=lambda p: 2, shape=shapes.inner_product),
-    _row("Input", _WHDC, computes=False, shape=shapes.unfed),
+    _row("Input", _WHDC, computes=False, shape=shapes.unfed, reads=(0, 0)),
     _row("Log", "0 base=-1.0 | 1 scale=1.0 | 2 shift=0.0", shape=shapes.same),
     _row("LRN", "0 region_type=0 | 1 local_size=5 | 2 alpha=1.0 | 3 beta=0.75 | 4 bias=1.0", shape=shapes.same),
     _row("MemoryData", f"{_WHDC} | 21 load_type=1",
          Slot("data", _whdc, tagged=True, when=lambda p: p.w and p.load_type == 0),
          Slot("data", _whdc, when=lambda p: p.w and p.load_type == 1),
-         computes=False, shape=shapes.constant),
+         computes=False, shape=shapes.constant, reads=(0, 0)),
     _row("MVN", "0 normalize_variance=0 | 1 across_channels=0 | 2 eps=0.0001", shape=shapes.same),
     _row("Pooling", _POOL2, shape=shapes.pooling),
     _row("Power", "0 power=1.0 | 1 scale=1.0 | 2 shift=0.0", shape=shapes.same),
@@ -440,14 +446,15 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
     _row("Sigmoid", shape=shapes.same),
     _row("Slice", "0 slices=[] | 1 axis=0 | 2 indices=[]", shape=shapes.slices),
     _row("Softmax", "0 axis=0 | 1 fixbug0=0", shape=shapes.same),
-    _row("Split", computes=False, copies=True, shape=shapes.same),
+    _row("Split", computes=False, copies=True, shape=shapes.same, reads=(1, 1)),
     _row("SPP", "0 pooling_type=0 | 1 pyramid_height=1"),
     _row("TanH", shape=shapes.same),
     _row("Threshold", "0 threshold=0.0", shape=shapes.same),
     _row("Tile", "0 axis=0 | 1 tiles=1 | 2 repeats=[]", shape=shapes.tile),
-    _row("RNN", _RECURRENT, *_recurrent(1, 1), shape=shapes.recurrent(1)),
-    _row("LSTM", f"{_RECURRENT} | 3 hidden_size=num_output", *_recurrent(4, 4), shape=shapes.recurrent(4)),
-    _row("BinaryOp", "0 op_type=0 | 1 with_scalar=0 | 2 b=0.0", shape=shapes.broadcast),
+    _row("RNN", _RECURRENT, *_recurrent(1, 1), shape=shapes.recurrent(1), makes=(1, 3)),
+    _row("LSTM", f"{_RECURRENT} | 3 hidden_size=num_output", *_recurrent(4, 4), shape=shapes.recurrent(4),
+         makes=(1, 3)),
+    _row("BinaryOp", "0 op_type=0 | 1 with_scalar=0 | 2 b=0.0", shape=shapes.broadcast, reads=(1, 2)),
     _row("UnaryOp", "0 op_type=0", shape=shapes.same),
     _row("ConvolutionDepthWise", f"""{_HEAD} | {_K2} | {_ACT} | 7 group=1 | 8 int8_scale_term=0
          | 18 pad_value=0.0 | 19 dynamic_weight=0""",
@@ -501,7 +508,7 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
     _row("HardSigmoid", "0 alpha=0.2 | 1 beta=0.5", shape=shapes.same),
     _row("SELU", "0 alpha=1.67326324 | 1 lambda=1.050700987", shape=shapes.same),
     _row("HardSwish", "0 alpha=0.2 | 1 beta=0.5", shape=shapes.same),
-    _row("Noop", computes=False, shape=shapes.pairwise),
+    _row("Noop", computes=False, shape=shapes.pairwise, reads=(0, MANY), makes=(0, MANY)),
     _row("PixelShuffle", "0 upscale_factor=1 | 1 mode=0", shape=shapes.pixel_shuffle),
     _row("DeepCopy", shape=shapes.same),
     _row("Mish", shape=shapes.same),
@@ -517,13 +524,14 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
          Slot("B_block_scales", lambda p: (p.constantN, _blocks(p.constantK, p.quantize_term)), when=_block_quantised),
          Slot("B_input_scales", lambda p: (p.constantK,), when=_has_input_scales),
          Slot("A_scales", lambda p: (p.constantM,), when=lambda p: _int8_quantised(p) and p.constantA),
-         Slot("B_scale", lambda p: (1,), when=lambda p: _int8_quantised(p) and p.constantB), shape=shapes.gemm),
+         Slot("B_scale", lambda p: (1,), when=lambda p: _int8_quantised(p) and p.constantB), shape=shapes.gemm,
+         reads=(0, MANY)),
     _row("GroupNorm", """0 group=1 | 1 channels=0 | 2 eps=0.001 | 3 affine=1""",
          *_affine("channels", "gamma", "beta"), shape=shapes.per_channel("channels")),
     _row("LayerNorm", "0 affine_size=0 | 1 eps=0.001 | 2 affine=1", *_affine("affine_size", "gamma", "beta"),
          shape=shapes.over_last_axes),
     _row("Softplus", shape=shapes.same),
-    _row("GRU", _RECURRENT, *_recurrent(3, 4), shape=shapes.recurrent(3)),
+    _row("GRU", _RECURRENT, *_recurrent(3, 4), shape=shapes.recurrent(3), makes=(1, 3)),
     _row("MultiHeadAttention", """0 embed_dim=0 | 1 num_heads=1 | 2 weight_data_size=0 | 3 kdim=embed_dim
          | 4 vdim=embed_dim | 5 attn_mask=0 | 6 scale=0.0 | 7 kv_cache=0 | 18 quantize_term=0""",
          *_attention(), shape=shapes.attention),
@@ -538,7 +546,7 @@ OPS: MappingProxyType[str, Op] = MappingProxyType({op.name: op for op in (
     _row("ConvolutionDepthWise3D", f"""{_HEAD} | {_K3} | {_ACT} | 7 group=1 | 18 pad_value=0.0""",
          *_conv(_always), shape=shapes.convolution),
     _row("Pooling3D", _POOL3, shape=shapes.pooling),
-    _row("MatMul", "0 transB=0", shape=shapes.matmul),
+    _row("MatMul", "0 transB=0", shape=shapes.matmul, reads=(2, 2)),
     _row("Deconvolution1D", f"{_HEAD} | {_K1} | {_OUT1} | {_ACT} | 28 dynamic_weight=0", *_conv(),
          shape=shapes.deconvolution),
     _row("DeconvolutionDepthWise1D", f"{_HEAD} | {_K1} | {_OUT1} | {_ACT} | 7 group=1 | 28 dynamic_weight=0",

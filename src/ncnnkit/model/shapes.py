@@ -32,6 +32,8 @@ Rule = Callable[[Any, Given, int], "list[Made]"]
 
 MOST_AXES = 4
 """The axes that a blob of ncnn may have."""
+MOST_VALUES = 1 << 40
+"""The values that a blob may have: more are 4 TB, so the file is corrupt."""
 
 
 def without_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -54,6 +56,13 @@ def natural(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 class Misfit(ValueError):
     """A layer cannot take its inputs. The text continues a sentence that begins with the layer."""
+
+
+def check_size(shape: Made) -> None:
+    """Raise Misfit if no blob can have a shape."""
+    sides = [side for side in shape or () if isinstance(side, int)]
+    if any(side < 0 for side in sides) or math.prod(max(side, 1) for side in sides) > MOST_VALUES:
+        raise Misfit(f"outputs {written(sides)}, which no blob can have")
 
 
 # --------------------------------------------------------------------------------------------------- helpers of rules
@@ -214,8 +223,14 @@ def _window(side: Side, extent: int, stride: int, before: int, after: int) -> Si
 
 
 def _extent(p: Any, axis: str) -> int:
+    """How far a window reaches along an axis."""
     dilation = getattr(p, f"dilation_{axis}") if hasattr(p, f"dilation_{axis}") else 1
-    return int(dilation * (getattr(p, f"kernel_{axis}") - 1) + 1)
+    kernel, stride = getattr(p, f"kernel_{axis}"), getattr(p, f"stride_{axis}")
+    if min(kernel, stride, dilation) < 1:
+        raise Misfit(
+            f"has a window with kernel {kernel}, stride {stride} and dilation {dilation}; all must be 1 or more"
+        )
+    return int(dilation * (kernel - 1) + 1)
 
 
 def _as_image(shape: Shape | None, rank: int) -> Shape | None:
@@ -372,7 +387,7 @@ def expression(text: str, inputs: Given) -> list[Side | None] | None:
         elif token in _BINARY and len(stack) > 1:
             a, b = stack.pop(), stack.pop()
             stack.append(_BINARY[token](a, b) if isinstance(a, int) and isinstance(b, int) else None)
-        elif re.fullmatch(r"-?\d+", token):
+        elif re.fullmatch(r"-?\d{1,10}", token, re.ASCII):
             stack.append(int(token))
         else:
             return None
@@ -394,7 +409,7 @@ def reshape(p: Any, inputs: Given) -> Made:
     wanted: list[Side | None] = [side for side in (p.c, p.d, p.h, p.w) if side != -233]
     if p.shape_expr:
         found = expression(p.shape_expr, inputs)
-        if found is None:
+        if found is None or len(found) > MOST_AXES:
             return None
         wanted = found[::-1]
     if not wanted:
@@ -439,7 +454,7 @@ def permute(p: Any, shape: Shape) -> Made:
     orders = _ORDERS.get(len(shape), ("w",))
     if len(shape) == 1:
         return shape
-    if p.order_type >= len(orders):
+    if not 0 <= p.order_type < len(orders):
         return None
     return tuple(_mat_side(shape, axis) for axis in reversed(orders[p.order_type]))
 
@@ -615,6 +630,8 @@ def interp(p: Any, inputs: Given) -> Made:
     sizes: list[Side | None] = [p.output_height, p.output_width]
     if 0 in sizes:
         scales = (np.float32(p.height_scale), np.float32(p.width_scale))  # ncnn computes in fp32
+        if not all(0 < scale < MOST_VALUES for scale in scales):
+            raise Misfit(f"scales an image {scales[0]} x {scales[1]} times")
         sizes = [
             int(np.float32(side) * scale) if isinstance(side, int) else side if scale == 1 else None
             for side, scale in zip((height, width), scales)
@@ -636,6 +653,8 @@ def reorg(p: Any, shape: Shape) -> Made:
 
 def _rescaled(shape: Shape, channels: Callable[[int, int], int], side: Callable[[int, int], int], factor: int) -> Made:
     image = _as_image(shape, 3)
+    if factor < 1:
+        raise Misfit(f"scales an image {factor} times")
     if image is None:
         return (None,) * 3
     return tuple(

@@ -8,6 +8,7 @@ agent       keeps files and jobs on a board
 answers     the answers of a serving process
 messages    the messages between a serving process and its parent
 reading     reads what a process prints after its mark
+userfiles   opens the files that a user gives
 child       the parent's side of a serving process
 storages    checks the storage types of a network's blobs before it runs
 serving     the command ``serve``
@@ -34,6 +35,17 @@ clocks      clocks held at their highest
 sampler     clocks, temperatures, power and throttling during a run
 ==========  ===============================================================
 """
+
+import os
+
+SILENT = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""Environment variables that keep libraries from reporting their use to their makers.
+
+ONNX Runtime does so since 1.29, and reads its variable once, when it is imported. So these are set here: whatever of
+ncnnkit runs, on this machine, in its children or on a board, imports this package first. A value of the user's stays.
+"""
+for _name, _value in SILENT.items():
+    os.environ.setdefault(_name, _value)
 
 MARK = b"\x1encnnkit\x1e\n"
 """The first output of a program on a board. A login shell may have printed a greeting before it."""

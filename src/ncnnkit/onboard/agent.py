@@ -55,13 +55,30 @@ BEAT = 5.0  # seconds of silence after which a line is sent anyway, to detect a 
 
 
 def missing(*_: str) -> None:
-    """Print which hashes on stdin have no file here, and make room for these files."""
+    """Print which hashes on stdin have no file here, and make room for these files.
+
+    The content of each file is read and compared with its name: it may be damaged since it was received.
+    """
     hashes = json.load(sys.stdin)
-    here = [name for name in hashes if (FILES / name).is_file()]
+    here = [name for name in hashes if _is_whole(FILES / name)]
     for name in here:
         os.utime(FILES / name)
     _evict_files(set(hashes))
     print(json.dumps(sorted(set(hashes) - set(here))))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file has the hash that is its name. Anything else of that name is removed."""
+    if not path.is_symlink() and path.is_file():
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        if digest.hexdigest() == path.name:
+            return True
+    with contextlib.suppress(OSError):
+        path.unlink()
+    return False
 
 
 def _evict_files(needed: Set[str]) -> None:

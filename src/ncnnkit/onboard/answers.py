@@ -127,7 +127,7 @@ class Tallied(Answer):
     """The histograms of blobs.
 
     Its arrays are: the ranges, if requested, float64 (samples, 1 + blobs), where column 0 is the number of the sample;
-    a sum for each of ``channels``, float64 (channels,); a histogram for each row, int64 (bins,).
+    the largest values of each of ``channels``, float64 (samples, channels); a histogram for each row, int64 (bins,).
     """
 
     rows: List[TallyRow]
@@ -137,19 +137,19 @@ class Tallied(Answer):
         first = 1 + len(self.channels)
         _same(len(arrays), first + len(self.rows), "arrays")
         _of_kind(arrays[:1], np.float64, 2)
-        _of_kind(arrays[1:first], np.float64, 1)
+        _of_kind(arrays[1:first], np.float64, 2)
         _of_kind(arrays[first:], np.int64, 1)
 
 
 @dataclass(frozen=True)
-class Summed(Answer):
-    """Sums of channels. Its arrays are the sums, float64 (channels,), one array for each of ``blobs``."""
+class Means(Answer):
+    """Means of channels. Its arrays are the means, float64 (samples, channels), one array for each of ``blobs``."""
 
     blobs: List[str]
 
     def check(self, asked: Mapping[str, Any], arrays: Arrays) -> None:
         _same(len(arrays), len(self.blobs), "blobs")
-        _of_kind(arrays, np.float64, 1)
+        _of_kind(arrays, np.float64, 2)
 
 
 @dataclass(frozen=True)
@@ -245,8 +245,8 @@ ANSWERS: Mapping[str, Type[Answer]] = {
     "time": Timed,
     "tally": Done,
     "tally_so_far": Tallied,
-    "sums": Done,
-    "sums_so_far": Summed,
+    "means": Done,
+    "means_so_far": Means,
     "memory": Memory,
     "layers": Layers,
     "profile": Profiled,

@@ -26,7 +26,7 @@ Message = Dict[str, Any]
 LARGEST = 1 << 32  # bytes of a message's arrays
 
 _TYPES = {np.dtype(code).name: np.dtype(code) for code in "?bBhHiIlLqQefd"}
-"""Name of the type of an array that may be sent -> the type. NumPy would take any text, and evaluate parts of some."""
+"""Name of the type of an array that may be sent -> the type. NumPy itself reads many other texts as a type."""
 
 SO_FAR = "so_far"
 """The field of a progress message, which comes before the answer: (done, total)."""

@@ -14,12 +14,12 @@ from .answers import (
     Layers,
     Loaded,
     MachineAnswer,
+    Means,
     Memory,
     NetTime,
     NetTimes,
     Profiled,
     Ran,
-    Summed,
     Tallied,
     TallyRow,
     Timed,
@@ -27,7 +27,7 @@ from .answers import (
 from .facts import VulkanDevice
 from .machine import this_machine, vulkan_devices
 from .messages import Message, Tell, untold
-from .process import available_cores, drop_file_cache, own_memory_mb, pin, reset_peak
+from .process import available_cores, drop_file_cache, limit_self, own_memory_mb, pin, reset_peak
 from .storages import check_storages
 from .tally import Tally
 
@@ -60,7 +60,7 @@ class Network:
         self.outputs: List[str] = []
         self.last: List[Any] = []  # the inputs of the last sample, as ncnn's Mats
         self.tallies: Dict[Tuple[int, str], Tally] = {}
-        self.channels: Dict[str, Any] = {}
+        self.channels: Dict[str, List[Any]] = {}  # blob -> a row for each sample
         self.rows: List[List[float]] = []
         self.rss_before_mb = 0.0
         self.pools: List[Any] = []  # memory pools: one of blobs, one of the layers' workspace
@@ -84,6 +84,8 @@ class Network:
         pin(request.get("cpus"))
         import ncnn  # before the clock starts
 
+        if request["backend"] == "cpu":  # drivers of GPUs reserve more memory than there is
+            limit_self(memory="MemTotal")
         devices = vulkan_devices() if request["backend"] == "vulkan" else []
         device = devices[0] if devices else None
         if request.get("cold"):
@@ -135,7 +137,7 @@ class Network:
         Without it, they grow with the values; see :class:`Tally`. With ``sample``, only about that many values of a
         blob are counted. Sample ``number`` is counted in batch ``number % batches``. With ``ranges``, the largest
         absolute values of the sample are recorded. For the samples in ``channels``, the largest absolute values of each
-        channel are added to their sums.
+        channel are recorded.
         """
         self._feed(arrays)
         absmax, number = request.get("absmax"), request["number"]
@@ -152,7 +154,7 @@ class Network:
                 raise RuntimeError("blob %s contains NaN or infinity" % blob)
             if by_channel:
                 largest = np.abs(values.reshape(len(values), -1)).max(axis=1).astype(np.float64)
-                self.channels[blob] = self.channels.get(blob, 0.0) + largest
+                self.channels.setdefault(blob, []).append(largest)
 
         self._each(request["blobs"], add)
         if request.get("ranges"):
@@ -162,29 +164,31 @@ class Network:
     def tally_so_far(self, _: Message, __: Arrays) -> Tuple[Tallied, Arrays]:
         """The histograms so far. Counting then starts again."""
         tallies, self.tallies = self.tallies, {}
-        sums, self.channels = self.channels, {}
+        channels, self.channels = self.channels, {}
         ranges, self.rows = np.array(self.rows, np.float64, ndmin=2), []
         rows = [TallyRow(batch, blob, t.width, t.absmax, t.count) for (batch, blob), t in tallies.items()]
-        return Tallied(rows, list(sums)), [ranges, *sums.values(), *(t.histogram for t in tallies.values())]
+        stacked = map(np.stack, channels.values())
+        return Tallied(rows, list(channels)), [ranges, *stacked, *(t.histogram for t in tallies.values())]
 
-    def sums(self, request: Message, arrays: Arrays) -> Tuple[Done, Arrays]:
-        """Run one sample and add the mean of every channel of ``blobs`` to their sums."""
+    def means(self, request: Message, arrays: Arrays) -> Tuple[Done, Arrays]:
+        """Run one sample and record the mean of every channel of ``blobs``."""
         self._feed(arrays)
 
         def add(blob: str, values: Any) -> None:
             # Channels are the first axis of images and the last axis of the rows of an inner product.
             others = tuple(range(1, values.ndim)) if values.ndim > 2 else (0,) * (values.ndim - 1)
-            self.channels[blob] = self.channels.get(blob, 0.0) + values.mean(axis=others, dtype=np.float64)
-            if not np.isfinite(self.channels[blob]).all():
+            row = values.mean(axis=others, dtype=np.float64)
+            self.channels.setdefault(blob, []).append(row)
+            if not np.isfinite(row).all():
                 raise RuntimeError("blob %s contains NaN or infinity" % blob)
 
         self._each(request["blobs"], add)
         return Done(), []
 
-    def sums_so_far(self, _: Message, __: Arrays) -> Tuple[Summed, Arrays]:
-        """The sums so far, float64 (channels,) for each blob. Summing then starts again."""
-        sums, self.channels = self.channels, {}
-        return Summed(list(sums)), list(sums.values())
+    def means_so_far(self, _: Message, __: Arrays) -> Tuple[Means, Arrays]:
+        """The means so far, float64 (samples, channels) for each blob. Recording then starts again."""
+        means, self.channels = self.channels, {}
+        return Means(list(means)), [np.stack(rows) for rows in means.values()]
 
     def memory(self, _: Message, __: Arrays) -> Tuple[Memory, Arrays]:
         """Peak resident memory since the last load minus the memory before the first load, MB (10^6 bytes)."""

@@ -328,12 +328,23 @@ def eight_bits(values: Array, mode: str) -> Array:
         mode: one of :data:`DEEP`. A file of 32 bits (``I``, ``F``) does not say which value is white. It is the first
             of the usual values that is at least half of the largest pixel.
     """
-    values = np.nan_to_num(np.asarray(values).astype(np.float64))
-    if mode in ("I", "F"):
-        usual = _WHITES if mode == "F" else _WHITES[1:]
-        white = next((white for white in usual if values.max(initial=0.0) <= 2 * white), _WHITES[-1])
-        return np.clip(values * (255.0 / white) + 0.5, 0, 255).astype(np.uint8)
-    return np.clip(values / 257.0 + 0.5, 0, 255).astype(np.uint8)
+    values = np.asarray(values)
+    bands = np.array_split(values, max(1, values.size // _BAND))  # float64 takes memory
+    found = np.empty(values.shape, np.uint8)
+    white = _white(bands, mode) if mode in ("I", "F") else 0.0
+    for band, made in zip(bands, np.array_split(found, len(bands))):
+        exact = np.nan_to_num(band.astype(np.float64))
+        made[:] = np.clip((exact * (255.0 / white) if white else exact / 257.0) + 0.5, 0, 255).astype(np.uint8)
+    return found
+
+
+_BAND = 1 << 20  # pixels that are computed at once
+
+
+def _white(bands: List[Array], mode: str) -> float:
+    most = max(np.nan_to_num(band.astype(np.float64)).max(initial=0.0) for band in bands)
+    usual = _WHITES if mode == "F" else _WHITES[1:]
+    return next((white for white in usual if most <= 2 * white), _WHITES[-1])
 
 
 # ----------------------------------------------------------------------------------------------------------- values

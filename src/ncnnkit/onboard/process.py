@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
+import resource
 import select
 import signal
 import sys
 import threading
 from pathlib import Path
 from typing import Callable, Iterator, List, NoReturn, Optional, Sequence
+
+from .sysfs import system_memory_mb
 
 ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals that ask a process to end."""
@@ -39,6 +43,17 @@ def available_cores(root: str = "/") -> int:
     return max(1, count)
 
 
+def side_by_side(threads: Optional[int], most: int) -> int:
+    """How many processes of one thread share some work: one for each core, and no more than there is work for.
+
+    Args:
+        threads: how many threads are asked for; None: as many as cores.
+        most: how many parts the work has.
+    """
+    cores = available_cores()
+    return max(1, min(threads or cores, cores, most))
+
+
 def pin(cpus: Optional[Sequence[int]]) -> None:
     """Pin this process, and the threads that it will start, to these CPUs."""
     if not cpus:
@@ -59,6 +74,34 @@ def own_memory_mb(field: str) -> float:
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024 / 1e6
     return 0.0
+
+
+def limit_self(file_bytes: Optional[int] = None, memory: str = "MemAvailable") -> None:
+    """Bound what this process and its children may take from now on, because they read what a stranger wrote.
+
+    They may have :data:`MOST_FILES` open, and leave no core dumps.
+
+    Args:
+        file_bytes: the largest file that may be written. None: any.
+        memory: the field of ``/proc/meminfo`` that says how much memory may be taken: what is free now, or ``MemTotal``
+            for a process that lives for long.
+    """
+    free = system_memory_mb(memory)
+    # RLIMIT_DATA counts private memory that can be written, so neither reserved addresses nor mapped files.
+    wanted = {resource.RLIMIT_NOFILE: MOST_FILES, resource.RLIMIT_CORE: 0}
+    if free:
+        wanted[resource.RLIMIT_DATA] = int((own_memory_mb("VmData") + max(free, LEAST_FREE_MB)) * 1e6)
+    if file_bytes is not None:
+        wanted[resource.RLIMIT_FSIZE] = file_bytes
+    for kind, most in wanted.items():
+        soft, hard = (math.inf if each == resource.RLIM_INFINITY else each for each in resource.getrlimit(kind))
+        least = min(most, soft, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(kind, (int(least), int(least)))
+
+
+MOST_FILES = 1024
+LEAST_FREE_MB = 1000.0  # what is in the kernel's caches is not always counted as free
 
 
 def reset_peak() -> None:

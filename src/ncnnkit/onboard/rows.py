@@ -19,6 +19,8 @@ from typing import Any, BinaryIO, Iterator, List, Tuple, Union
 
 import numpy as np
 
+from .userfiles import npy_header
+
 Row = Any  # NDArray[np.float32]: numpy.typing is missing in numpy 1.19
 HEADER = 192  # bytes; the length of the header is fixed, because the number of rows is not known when it is written
 NONE = -1  # in the table of shapes: the row has no such axis
@@ -133,9 +135,7 @@ class Rows:
 
     def _header(self, file: BinaryIO) -> Tuple[Tuple[int, ...], Any]:
         """The shape and the type of the array that begins here."""
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        shape, fortran, dtype = npy_header(file)
         if fortran or not shape or dtype.hasobject or min(shape) < 0 or not dtype.itemsize:
             raise ValueError("%s is not an array of rows" % self.path)
         if 0 in shape and math.prod(side or 1 for side in shape) > LARGEST_EMPTY:

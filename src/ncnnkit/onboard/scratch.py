@@ -11,6 +11,7 @@ import tempfile
 import weakref
 from functools import lru_cache
 from pathlib import Path
+from typing import Optional
 
 PREFIX = "ncnnkit-scratch-"
 
@@ -21,6 +22,9 @@ class Scratch:
     Its process holds a lock on it. The kernel releases the lock when the process ends, even if it is killed. The next
     process that makes such a folder finds the folders without a lock and removes them.
 
+    Args:
+        home: the folder to make it in. By default that of the system for temporary files.
+
     Attributes:
         name: its path.
 
@@ -29,10 +33,11 @@ class Scratch:
         ...     Path(folder, "x").touch()
     """
 
-    def __init__(self) -> None:
-        _remove_left(tempfile.gettempdir())
+    def __init__(self, home: Optional[str] = None) -> None:
+        home = home or tempfile.gettempdir()
+        remove_left(home)
         while True:
-            self.name = tempfile.mkdtemp(prefix=PREFIX)
+            self.name = tempfile.mkdtemp(prefix=PREFIX, dir=home)
             with contextlib.suppress(FileNotFoundError):
                 lock = os.open(self.name, os.O_RDONLY)
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -59,7 +64,7 @@ def _end(name: str, lock: int) -> None:
 
 
 @lru_cache(maxsize=None)
-def _remove_left(home: str) -> None:
+def remove_left(home: str) -> None:
     """Remove the folders of dead processes, once for each parent folder."""
     for path in Path(home).glob(PREFIX + "*"):
         if re.fullmatch(PREFIX + "[a-z0-9_]{8}", path.name):

@@ -9,9 +9,10 @@ verify        runs the plan on the device; if the error is not as predicted, cha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from ..batches import Workers
 from ..comparison.accuracy import Errors
 from ..comparison.judge import Judge
 from ..device import LOCAL, Device
@@ -29,7 +30,7 @@ from .costs import Costs, calibrated, predict, uniform
 from .mixed import MixedPlan
 from .options import make_edges, make_options
 from .requirement import Requirements
-from .sensitivity import float_errors, int8_errors
+from .sensitivity import Noise, float_errors, int8_errors
 from .solve import Assignment, Edge, Option, front, solve, total, undominated
 from .timing import DeviceTiming, Shape, Timing, blob_shapes
 
@@ -55,8 +56,10 @@ def find_plan(
     *,
     threads: int,
     device: Device = LOCAL,
+    workers: Workers | None = None,
     timing: Timing | None = None,
     budget: Budget = UNBOUNDED,
+    noise: Callable[..., Noise] = lambda measure: measure(),
     progress: StepProgress = silent_steps,
 ) -> MixedPlan:
     """Find the fastest mixed model that satisfies the requirements, or the most accurate within a latency limit.
@@ -71,8 +74,12 @@ def find_plan(
         threads: the number of threads of the model.
         device: the device that will run the model. It times layers, and runs the uniform models and the plan. Only the
             errors of single int8 layers are measured on this machine.
+        workers: run what needs no timing and no board: the sensitivity, and on this machine the other errors, too. By
+            default processes on this machine.
         timing: the source of times; by default they are measured on the device.
         budget: limits the computation of each step.
+        noise: called with ``measure``, the function that measures the noise of single int8 layers. Returns what that
+            returns, or returned in an earlier run.
         progress: called with the progress.
 
     Raises:
@@ -83,10 +90,11 @@ def find_plan(
     exact, fitted = quantized.exact, quantized.fitted
     progress("exact outputs", 0, 0)
     shapes = blob_shapes(exact, quantized.judging[0])
-    with Judge(exact, _judging(quantized, shapes, budget), quantized.task, threads=threads, device=device) as judge:
+    judging = _judging(quantized, shapes, budget)
+    with Judge(exact, judging, quantized.task, workers=workers, threads=threads, device=device) as judge:
         progress("forms of layers", 0, 0)
         forms = make_forms(exact, fitted, quantized.used, budget)
-        int8 = int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget)
+        int8 = noise(measure=lambda: int8_errors(forms, judge, of_step(progress, "sensitivity"), budget=budget))
         progress("layer costs", 0, 0)
         costs = timing.layers(exact, fitted, shapes, choices, of_step(progress, "layer costs"))
         uniforms = [choice for choice in choices if choice != WINOGRAD]

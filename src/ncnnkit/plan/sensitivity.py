@@ -20,6 +20,9 @@ from .costs import Costs, uniform
 
 T = TypeVar("T")
 
+Noise = dict[tuple[str, str], float]
+"""(layer, choice) -> noise over signal, the mean over the outputs; infinite if an output contains NaN or infinity."""
+
 SENSITIVITY_SAMPLES = 6
 LEAST_GROUPS = 8  # the least number of groups of layers that are measured, for any size of network
 ROUNDING = 0.1
@@ -27,9 +30,7 @@ ROUNDING = 0.1
 kernel is wrong or a value overflows."""
 
 
-def int8_errors(
-    forms: Forms, judge: Judge, progress: Progress = silent, *, budget: Budget = UNBOUNDED
-) -> dict[tuple[str, str], float]:
+def int8_errors(forms: Forms, judge: Judge, progress: Progress = silent, *, budget: Budget = UNBOUNDED) -> Noise:
     """The noise in the outputs with only one layer in int8, for each int8 layer and each int8 choice.
 
     The int8 kernels of machines differ only in rounding, so it is measured on this machine. If that needs too much
@@ -39,9 +40,6 @@ def int8_errors(
     Args:
         budget: limits the computation; at least :data:`LEAST_GROUPS` groups are measured.
 
-    Returns:
-        (layer, choice) -> noise over signal, the mean over the outputs (:attr:`Errors.relative`); infinite if an output
-        contains NaN or infinity.
     """
     changes: dict[str, dict[int, Layer]] = {choice: {} for choice in INT8}
     for index, (original, int8) in enumerate(forms.pairs()):
@@ -78,9 +76,9 @@ def _affordable(alone: Sequence[tuple[str, T]], judge: Judge, budget: Budget) ->
 
 
 def float_errors(
-    forms: Forms, costs: Costs, judge: Judge, whole: Mapping[str, float], int8: Mapping[tuple[str, str], float],
+    forms: Forms, costs: Costs, judge: Judge, whole: Mapping[str, float], int8: Noise,
     progress: Progress = silent, *, budget: Budget = UNBOUNDED,
-) -> dict[tuple[str, str], float]:  # fmt: skip
+) -> Noise:  # fmt: skip
     """The noise in the outputs that each layer causes at each floating-point precision.
 
     The relative rounding error of a floating-point precision is the same in every layer, and it reaches the outputs as
@@ -102,7 +100,7 @@ def float_errors(
     weights = {name: int8.get((name, "int8"), 0.0) for name in layers}
     weights = {name: weight if np.isfinite(weight) else 0.0 for name, weight in weights.items()}
     total = sum(weights.values()) or 1.0
-    errors: dict[tuple[str, str], float] = {}
+    errors: Noise = {}
     for choice in FLOATS:
         if choice not in whole:
             continue

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..batches import Workers
 from ..model.graph import Graph, Layer, Names
 from ..progress import Progress, silent
 from ..samples.given import as_samples
@@ -23,6 +24,7 @@ def correct_bias(
     quantized: Graph,
     samples: Any,
     *,
+    workers: Workers | None = None,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Graph:
@@ -40,7 +42,8 @@ def correct_bias(
         quantized: the result of :func:`quantize`; not changed.
         samples: calibration samples in any form that :func:`ncnnkit.samples.given.as_samples` takes; at most 64 are
             read.
-        threads: number of processes, each with one thread; by default one per core.
+        workers: run the batches; by default processes on this machine.
+        threads: the number of these processes, each with one thread; by default one per core.
         progress: called with (samples done, samples in all).
 
     Returns:
@@ -65,17 +68,13 @@ def correct_bias(
     both, twins = _side_by_side(graph, layers)
     pairs = {name: (graph.layer(name).outputs[0], twin.outputs[0]) for name, twin in twins.items()}
     blobs = [blob for pair in pairs.values() for blob in pair]
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        progress(done, len(few))
-
-    parts = over_samples(both, few, "sums", threads=threads, step=step, blobs=blobs)
-    means: dict[str, Any] = {
-        blob: sum(sums[answer.blobs.index(blob)] for answer, sums in parts) / len(few) for blob in blobs
-    }
+    rows: dict[str, list[NDArray[np.float64]]] = {blob: [] for blob in blobs}
+    for answer, found in over_samples(
+        both, few, "means", workers=workers, threads=threads, progress=progress, blobs=blobs
+    ):
+        for blob, each in zip(answer.blobs, found):
+            rows[blob].append(each)
+    means = {blob: np.concatenate(each).mean(axis=0) for blob, each in rows.items()}
     for layer in layers:
         exact, rounded = pairs[layer.name]
         _add_to_bias(layer, means[exact] - means[rounded] / _output_scale(twins[layer.name]))

@@ -1,13 +1,15 @@
 """Statistics of the activations of a network over the calibration images: :class:`ActivationStats`.
 
-The network runs in fp32 in child processes with one thread each, each on its share of the images. They count histograms
-themselves, and only the counts are sent back and merged.
+The network runs in fp32 on batches of images, in serving processes with one thread each. They count histograms
+themselves, and only the counts are sent back. Merging is exact: counts are whole numbers, the edges of the bins do not
+depend on the values' order, and values of single samples are put in the order of the samples before they are summed up.
+So the result is the same, bit by bit, however the images are divided into batches and in whatever order these finish.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,19 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact import Artifact, floating
-from ..device.serving import CheckedChild
+from ..batches import Workers, as_workers, batch_size, batches_of, given_or_here, map_batches
+from ..device.crew import Net
 from ..errors import FormatError, ModelError, RuntimeFailure, VerificationError
-from ..model import ncnnfile
 from ..model.graph import Graph, Layer
-from ..model.precision import PRECISIONS
 from ..older import Self
-from ..onboard.child import LOAD_TIMEOUT, WorkerError
-from ..onboard.process import available_cores
-from ..onboard.scratch import Scratch
+from ..onboard.child import WorkerError
 from ..onboard.tally import Tally
 from ..progress import Progress, silent
 from ..samples.given import as_samples
-from ..samples.stream import Samples
+from ..samples.stream import Samples, ahead, one_by_one
 
 Answer = tuple[Any, list[NDArray[Any]]]
 
@@ -141,6 +140,7 @@ def calibrate(
     *,
     method: str = "mse",
     threads: int | None = None,
+    workers: Workers | Executor | None = None,
     progress: Progress = silent,
 ) -> ActivationStats:
     """Run a network on images and collect statistics of its activations.
@@ -153,6 +153,8 @@ def calibrate(
         method: ``mse``, ``minmax``, ``kl`` or ``aciq``. ``kl`` runs all images twice, as ncnn2table does, because its
             bins divide the range up to the largest value of all images. ``aciq`` and ``minmax`` need no histograms.
         threads: the number of processes, each with one thread; by default one per core.
+        workers: run the batches elsewhere: any :class:`concurrent.futures.Executor`, for example
+            ``dask.distributed.Client(...).get_executor()``. The result is the same on processors of one kind.
         progress: called with (images done, images in all).
 
     Returns:
@@ -172,8 +174,9 @@ def calibrate(
     """
     graph = floating(model, "calibration")
     samples = as_samples(images, graph, preprocess)
-    histograms = method not in RANGES_DO
-    return observe(graph, samples, method=method, histograms=histograms, threads=threads, progress=progress).whole
+    with as_workers(workers) if isinstance(workers, Executor) else given_or_here(workers, threads) as given:
+        histograms = method not in RANGES_DO
+        return observe(graph, samples, method=method, histograms=histograms, workers=given, progress=progress).whole
 
 
 def observe(
@@ -185,6 +188,7 @@ def observe(
     batches: int = 1,
     ranges: bool = False,
     channels: Sequence[int] = (),
+    workers: Workers | None = None,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Observed:
@@ -198,7 +202,8 @@ def observe(
         batches: the number of batches, which are counted separately.
         ranges: whether to record the largest values of each sample. They take 8 bytes for each blob and sample.
         channels: the samples for which the largest value of each channel is recorded.
-        threads: the number of processes, each with one thread; by default one per core.
+        workers: run the batches; by default processes on this machine.
+        threads: the number of these processes, each with one thread; by default one per core.
         progress: called with (samples done, samples in all).
 
     Raises:
@@ -210,33 +215,33 @@ def observe(
     blobs = list(dict.fromkeys(uses.root(layer.inputs[0]) for layer in quantizable(graph)))
     if not blobs:
         raise why_nothing_quantizable(graph)
-    with Crew(graph, threads) as crew:
-        done, passes = 0, 2 if method == "kl" else 1
-
-        def step() -> None:
-            nonlocal done
-            done += 1
-            progress(done // passes, len(samples))
+    with Crew(graph, workers, threads) as crew:
+        passed, passes = 0, 2 if method == "kl" else 1
 
         def collect(**request: Any) -> Observed:
+            nonlocal passed
             counted: list[dict[str, BlobStats]] = [{} for _ in range(min(batches, len(samples)))]
             seen: list[NDArray[np.float64]] = []
-            sums: dict[str, Any] = {}
-            for answer, (noted, *arrays) in crew.over(samples, "tally", step, blobs=blobs, batches=batches, **request):
-                seen.append(noted)
-                for blob, total in zip(answer.channels, arrays):
-                    sums[blob] = sums.get(blob, 0.0) + total
+            rows: dict[str, list[NDArray[np.float64]]] = {}
+            before = passed * len(samples)
+
+            def shown(done: int, total: int) -> None:
+                progress((before + done) // passes, total)
+
+            for answer, (noted, *arrays) in crew.over(samples, "tally", shown, blobs=blobs, batches=batches, **request):
+                if request.get("ranges"):
+                    seen.append(noted[:, 1:])
+                for blob, largest in zip(answer.channels, arrays):
+                    rows.setdefault(blob, []).append(largest)
                 for row, histogram in zip(answer.rows, arrays[len(answer.channels) :]):
                     found = BlobStats(histogram, row.width, row.absmax, row.count)
                     known = counted[row.batch].get(row.blob)
                     counted[row.batch][row.blob] = found if known is None else known.merge(found)
+            passed += 1
             sizes = (len(range(i, len(samples), batches)) for i in range(batches))
             stats = [ActivationStats(each, size, method) for each, size in zip(counted, sizes)]
-            means = {blob: total / len(channels) for blob, total in sums.items()}
-            if not request.get("ranges"):
-                return Observed(stats, channels=means)
-            whole = np.concatenate(seen)
-            return Observed(stats, whole[np.argsort(whole[:, 0]), 1:], means)
+            means = {blob: np.concatenate(each).mean(axis=0) for blob, each in rows.items()}
+            return Observed(stats, np.concatenate(seen) if seen else np.empty((0, 0)), means)
 
         wanted: dict[str, Any] = {"ranges": ranges, "channels": list(channels)}
         if not histograms:
@@ -261,41 +266,30 @@ def over_samples(
     samples: Samples,
     op: str,
     *,
+    workers: Workers | None = None,
     threads: int | None = None,
-    step: Callable[[], None] = lambda: None,
+    progress: Progress = silent,
     **request: Any,
-) -> list[Answer]:
-    """Run a network on samples in child processes with one thread each, which sum up results; see :class:`Crew`."""
-    with Crew(graph, min(threads or available_cores(), len(samples))) as crew:
-        return crew.over(samples, op, step, **request)
+) -> Iterator[Answer]:
+    """Run a network on samples in batches; see :class:`Crew`."""
+    with Crew(graph, workers, threads) as crew:
+        yield from crew.over(samples, op, progress, **request)
 
 
 class Crew:
-    """Child processes with one thread each, which have a network loaded. A context manager; leaving it ends them.
-
-    They load the network while the caller goes on.
+    """Serving processes with one thread each that run a network in fp32 on batches of samples. A context manager.
 
     Args:
-        graph: the network. Layers that are not int8 run in fp32.
-        threads: the number of processes; by default one per core.
+        graph: the network.
+        workers: run the batches; by default processes on this machine.
+        threads: the number of these processes; by default one per core.
     """
 
-    def __init__(self, graph: Graph, threads: int | None = None) -> None:
-        count = threads or available_cores()
+    def __init__(self, graph: Graph, workers: Workers | None = None, threads: int | None = None) -> None:
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(Scratch()))
-            self._pool = stack.enter_context(ThreadPoolExecutor(count))
-            self._children = [stack.enter_context(CheckedChild()) for _ in range(count)]
-            param = folder / "model.param"
-            ncnnfile.save(graph, param)
+            self._workers = stack.enter_context(given_or_here(workers, threads))
             # Light mode would free a blob after its first reader ran, and compute it again for the next reader.
-            load: dict[str, Any] = {
-                "param": str(param), "bin": str(param.with_suffix(".bin")),
-                "backend": "cpu", "options": PRECISIONS["fp32"].options, "threads": 1, "keep_blobs": True,
-            }  # fmt: skip
-            self._loads = [
-                self._pool.submit(child.ask, "load", timeout=LOAD_TIMEOUT, **load) for child in self._children
-            ]
+            self._net = self._workers.share(Net(Artifact.made(graph, "fp32"), self._workers, keep_blobs=True))
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -304,40 +298,49 @@ class Crew:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def over(self, samples: Samples, op: str, step: Callable[[], None] = lambda: None, **request: Any) -> list[Answer]:
-        """Run the network on samples. The processes share them; each gets one sample at a time.
+    def over(self, samples: Samples, op: str, progress: Progress = silent, **request: Any) -> Iterator[Answer]:
+        """Run the network on samples.
 
         Args:
-            samples: each is read when a process is ready for it.
+            samples: each is read where its batch runs, and the next one while the network runs.
             op: the request to :class:`ncnnkit.onboard.network.Network` for every sample, with the fields ``request``
                 and the ``number`` of the sample.
-            step: called after every sample.
+            progress: called with (samples done, samples in all).
 
-        Returns:
-            The answer of each process to ``OP_so_far`` at the end.
+        Yields:
+            The answer to ``OP_so_far`` after each batch, in the order of the samples.
 
         Raises:
             VerificationError: a blob is NaN or infinite.
             RuntimeFailure: ncnn crashed.
         """
-        count = min(len(self._children), len(samples))
+        size, finished = batch_size(len(samples), self._workers), 0
+        parts = list(batches_of(len(samples), size))
 
-        def share(number: int) -> Answer:
-            self._loads[number].result()
-            child = self._children[number]
-            for i in range(number, len(samples), count):
-                child.ask(op, samples[i], number=i, **request)
-                step()
-            return child.ask(f"{op}_so_far")
+        def done(number: int) -> None:
+            nonlocal finished
+            finished += len(parts[number])
+            progress(finished, len(samples))
 
+        batches = ((self._net, samples.subset(part), part.start, op, request) for part in parts)
         try:
-            return list(self._pool.map(share, range(count)))
-        except BaseException as error:
-            for child in self._children:  # the other processes end now, before they finish their shares
-                child.kill()
-            if not isinstance(error, WorkerError):
-                raise
+            yield from map_batches(run_batch, batches, self._workers, done)
+        except WorkerError as error:
             if "NaN" in str(error):
                 hint = "does the fp32 model itself compute NaN on these images?"
                 raise VerificationError(f"calibration: {error}", hint=hint) from None
             raise RuntimeFailure(f"calibration: {error.sentence}") from None
+        except RuntimeFailure as error:
+            raise RuntimeFailure(f"calibration: {error.what}", hint=error.hint) from None
+
+
+def run_batch(net: Net, samples: Samples, first: int, op: str, request: Mapping[str, Any]) -> Answer:
+    """Ask a serving process for each sample, then for what it has so far.
+
+    Args:
+        first: the number of the first sample among all samples.
+    """
+    with net.process() as child:
+        for number, sample in enumerate(ahead(one_by_one(samples)), first):
+            child.ask(op, sample, number=number, **request)
+        return child.ask(f"{op}_so_far")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..batches import Workers, given_or_here
 from ..comparison.judge import Judge
 from ..errors import RecipeError, VerificationError
 from ..model.graph import Graph
@@ -116,14 +117,16 @@ class Quantized:
             lost=losses(self.lost),
         )
 
-    def likeness_of(self, samples: Samples, threads: int | None, budget: Budget = UNBOUNDED) -> Likeness | None:
+    def likeness_of(
+        self, samples: Samples, threads: int | None, budget: Budget = UNBOUNDED, workers: Workers | None = None
+    ) -> Likeness | None:
         """How much the evaluation images differ from the calibration images; None if that was not examined."""
         if not self.advice.ranges.size:
             return None
         wanted = min(LIKENESS_IMAGES, len(samples))
         few = samples.subset(range(budget.take("samples compared with the calibration samples", wanted)))
         try:
-            seen = observe(self.source, few, histograms=False, ranges=True, threads=threads)
+            seen = observe(self.source, few, histograms=False, ranges=True, workers=workers, threads=threads)
         except VerificationError:  # infinite activations cannot be compared, but must not end the run
             return None
         return likeness(self.advice.ranges, seen.ranges)
@@ -138,6 +141,7 @@ def quantize_images(
     effort: str | Effort = "default",
     skip: Collection[str] = (),
     task: Task | None = None,
+    workers: Workers | None = None,
     threads: int | None = None,
     budget: Budget | None = None,
     progress: StepProgress = silent_steps,
@@ -156,7 +160,9 @@ def quantize_images(
         skip: layers that stay in floating point.
         task: what the network is for. Methods are judged by the parts of the outputs that the task distinguishes; by
             default by the outputs as a whole.
-        threads: the number of processes; by default one per core.
+        workers: run the batches of samples; by default processes on this machine. The layer-by-layer fit always runs
+            on this machine.
+        threads: the number of processes on this machine; by default one per core.
         budget: limits how often the network runs; by default the budget of the effort.
         progress: called with (step, done, total).
 
@@ -173,7 +179,7 @@ def quantize_images(
     given = as_samples(samples, graph)
     if budget is None:
         budget = effort.budget(graph, given[0]) if len(given) else UNBOUNDED
-    return _Quantizer(graph, given, target, method, effort, set(skip), task, threads, budget, progress).run()
+    return _Quantizer(graph, given, target, method, effort, set(skip), task, workers, threads, budget, progress).run()
 
 
 @dataclass(eq=False)
@@ -190,22 +196,24 @@ class _Version:
 class _Quantizer:
     def __init__(
         self, graph: Graph, samples: Samples, target: str, method: str, effort: Effort, skip: set[str],
-        task: Task | None, threads: int | None, budget: Budget, progress: StepProgress,
+        task: Task | None, workers: Workers | None, threads: int | None, budget: Budget, progress: StepProgress,
     ) -> None:  # fmt: skip
         self.graph, self.target, self.method, self.effort = graph, target, method, effort
-        self.skip, self.task, self.threads, self.progress = skip, task, threads, progress
+        self.skip, self.task, self.progress = skip, task, progress
+        self.given_workers, self.threads = workers, threads
         self.native = method in NATIVE_METHODS
-        self.chosen, held = choose(len(samples), effort, budget)
-        self.used, self.held = samples.subset(self.chosen), samples.subset(held)
-        self.judging = samples.subset([*held, *sorted(set(self.chosen) - set(held))])
+        self.chosen, _ = choose(len(samples), effort, budget)
+        self.used, self.held, self.judging = divided(samples, effort, budget)
         self.unclipped = 0.0
         self.offsets: dict[str, float] = {}
-        self.judge = Judge(graph, self.held, task, threads=threads)
-        self.trials = Trials(self.judge, guards=effort.guards)
 
     def run(self) -> Quantized:
         self.progress("exact outputs", 0, 0)
-        with self.judge:
+        with (
+            given_or_here(self.given_workers, self.threads) as self.workers,  # one set of processes for all steps
+            Judge(self.graph, self.held, self.task, workers=self.workers, threads=self.threads) as judge,
+        ):
+            self.trials = Trials(judge, guards=self.effort.guards)
             if self.method == OWN:
                 return self._own()
             best, advice = self._thresholds()
@@ -333,7 +341,9 @@ class _Quantizer:
         if self.effort.biases:
             with self._trial("bias correction") as keeps:
                 progress = of_step(self.progress, "bias correction")
-                int8 = correct_bias(start.exact, start.int8, self.used, threads=self.threads, progress=progress)
+                int8 = correct_bias(
+                    start.exact, start.int8, self.used, workers=self.workers, threads=self.threads, progress=progress
+                )
                 if keeps(int8):
                     best = replace(start, int8=int8)
         for methods in self.effort.fits if not self.native else ():
@@ -360,7 +370,10 @@ class _Quantizer:
 
     def _observe(self, graph: Graph, **wanted: Any) -> Observed:
         progress = of_step(self.progress, "calibrate")
-        return observe(graph, self.used, method=self.method, threads=self.threads, progress=progress, **wanted)
+        return observe(
+            graph, self.used, method=self.method, workers=self.workers, threads=self.threads, progress=progress,
+            **wanted,
+        )  # fmt: skip
 
     def _scaled(self, graph: Graph, stats: ActivationStats, unclipped: float = 0.0) -> _Version:
         table = make_table(graph, stats, unclipped=unclipped)
@@ -368,6 +381,13 @@ class _Quantizer:
 
     def _version(self, exact: Graph, table: Table, whole: Graph) -> _Version:
         return _Version(exact, table, whole, apply_table(whole, table, target=self.target, finish=False))
+
+
+def divided(samples: Samples, effort: Effort, budget: Budget) -> tuple[Samples, Samples, Samples]:
+    """(samples to use, samples to hold back, samples that judge a plan: those held back come first)."""
+    chosen, held = choose(len(samples), effort, budget)
+    judging = samples.subset([*held, *sorted(set(chosen) - set(held))])
+    return samples.subset(chosen), samples.subset(held), judging
 
 
 def choose(count: int, effort: Effort, budget: Budget) -> tuple[list[int], list[int]]:

@@ -30,7 +30,7 @@ from ncnnkit.model.graph import Graph, Layer, Names
 from ncnnkit.onboard.answers import Answer, Done
 from ncnnkit.onboard.child import Child, WorkerError
 from ncnnkit.onboard.messages import serve
-from ncnnkit.onboard.process import available_cores, guarded
+from ncnnkit.onboard.process import guarded, side_by_side
 from ncnnkit.onboard.scratch import Scratch
 from ncnnkit.quantization.scales import group_count
 from ncnnkit.samples.stream import Sample, Samples, spread
@@ -256,7 +256,7 @@ class Stepper:
         self.samples = len(samples)
         self._uses = graph.uses()
         self._left = {root: len(self._uses.readers(root)) for root in self._uses.roots}  # reads left
-        count = max(1, min(threads or available_cores(), self.samples))
+        count = side_by_side(threads, self.samples)
         self._stack = ExitStack()
         try:
             self._folder = Path(self._stack.enter_context(Scratch()))

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError
+from ..errors import FormatError, reading
 from ..model.ncnnfile import atomic_write
+from ..onboard.userfiles import LINES, read_text
 
 _WEIGHT_KEY = re.compile(r".*_param_\d+")
 
@@ -74,12 +75,13 @@ def load_table(path: str | Path) -> Table:
     """
     weights: dict[str, NDArray[np.float32]] = {}
     inputs: dict[str, float] = {}
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FormatError("no such file", where=str(path)) from None
-    except (IsADirectoryError, UnicodeDecodeError):
-        raise FormatError("is not a calibration table", where=str(path)) from None
+    with reading(path, FormatError):
+        try:
+            text = read_text(path, LINES)
+        except FileNotFoundError:
+            raise FormatError("no such file", where=str(path)) from None
+        except (IsADirectoryError, UnicodeDecodeError):
+            raise FormatError("is not a calibration table", where=str(path)) from None
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
@@ -94,15 +96,18 @@ def load_table(path: str | Path) -> Table:
         if _WEIGHT_KEY.fullmatch(key):
             # The weights of the channel are all zero. ncnn2table of 2023 writes infinity, later versions write 1.
             scales = [1.0 if scale == math.inf else scale for scale in scales]
-        for scale in scales:
-            if not (math.isfinite(scale) and scale > 0):
+        with np.errstate(over="ignore"):
+            values = np.array(scales, np.float32)
+        for scale, value in zip(scales, values.tolist()):
+            if not (math.isfinite(value) and value > 0):
+                beyond = ", which is not a number above 0 in float32" if 0 < scale < math.inf else ""
                 raise FormatError(
-                    f"{key} has the scale {scale}",
+                    f"{key} has the scale {scale}{beyond}",
                     where=where,
                     hint="a dead blob; calibrate with ncnnkit, or write 1",
                 )
         if _WEIGHT_KEY.fullmatch(key):
-            weights[key] = np.array(scales, np.float32)
+            weights[key] = values
         else:
             inputs[key] = scales[0]
     return Table(weights, inputs)

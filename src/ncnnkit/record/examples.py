@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FormatError
+from ..errors import FormatError, reading
 from ..onboard.picture import Placement
+from ..onboard.userfiles import read_npz
 
 EXAMPLES = "examples.npz"
 """The file in the run folder that holds the examples."""
@@ -79,11 +80,9 @@ class Examples:
         """Read the examples of a file; none if there is no such file. Raises FormatError if it is damaged."""
         if not path.is_file():
             return cls()
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return _read(dict(arrays))
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise FormatError(f"does not hold examples: {error}", where=str(path), hint="run again") from None
+        faults = (ValueError, LookupError, TypeError, ArithmeticError, EOFError)
+        with reading(path, FormatError, *faults, hint="run again"):
+            return _read(read_npz(path))
 
 
 def _read(arrays: Mapping[str, NDArray[np.generic]]) -> Examples:

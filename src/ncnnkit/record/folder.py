@@ -29,8 +29,9 @@ from pathlib import Path
 from typing import IO
 
 from ..codec import decode, encode
-from ..errors import FormatError, StorageError
+from ..errors import FormatError, StorageError, is_full, reading
 from ..onboard.scratch import Scratch
+from ..onboard.userfiles import LINES, read_bytes, read_text
 from .run import SCHEMA, Run
 
 RUN = "run.json"
@@ -45,7 +46,6 @@ _WORK = ".ncnnkit"
 _OWN = {_LOCK, _WORK}
 _MOVES = "moves.json"
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
     errno.EACCES,
     errno.ENOENT,
@@ -69,7 +69,7 @@ def files_of_run(out: Path) -> set[str]:
         File names; empty if there is no run.json, or if it does not list files.
     """
     try:
-        listed = json.loads((out / RUN).read_text(encoding="utf-8"))["files"]
+        listed = json.loads(read_text(out / RUN, LINES))["files"]
     except (OSError, ValueError, RecursionError, TypeError, KeyError):
         return set()
     names = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
@@ -217,7 +217,7 @@ def _make_folders(out: Path, made: list[Path]) -> None:
     for path in reversed([out, *out.parents]):
         if path.is_dir():
             continue
-        if path.exists():
+        if os.path.lexists(path):  # also a link that leads nowhere, or to itself
             raise StorageError("is not a folder", where=str(path), hint="choose another --out")
         path.mkdir()
         made.append(path)
@@ -235,7 +235,7 @@ def _locked(out: Path) -> Iterator[None]:
     """Hold the lock of a folder. Raises StorageError at once if another process holds it."""
     path = out / _LOCK
     while True:
-        with path.open("a") as file:  # closing it releases the lock
+        with open(path, "a", opener=_open_no_link) as file:  # closing it releases the lock
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -254,6 +254,11 @@ def _locked(out: Path) -> Iterator[None]:
                 with suppress(OSError):
                     path.unlink()
             return
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file, but none that a link in a stranger's folder points to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _is_at(path: Path, file: IO[str]) -> bool:
@@ -332,14 +337,32 @@ def _commit(home: Path, ours: set[str], record: str) -> None:
 
 
 def _settle(home: Path) -> None:
-    """Complete or discard the run that a dead process left. The caller must hold the lock."""
+    """Complete or discard the run that a dead process left. The caller must hold the lock.
+
+    Raises:
+        FormatError: ncnnkit did not leave it.
+    """
     work = home / _WORK
     with suppress(FileNotFoundError):
-        moves = json.loads((work / _MOVES).read_text(encoding="utf-8"))
-        _Moves(**moves).forward(home)
+        _read_moves(work).forward(home)
         _sync(home)
         (work / _MOVES).unlink()
     _clear(home)
+
+
+def _read_moves(work: Path) -> _Moves:
+    """The commit in a work folder. A stranger's run folder may have one, so it may move files in that folder only."""
+    path = work / _MOVES
+    try:
+        moves = decode(path.read_bytes(), _Moves)
+    except FormatError as error:
+        raise FormatError(f"is damaged: {error}", where=str(path), hint=f"remove {work}") from None
+    if any(os.path.basename(name) != name or name in ("", ".", "..", *_OWN) for name in moves.out + moves.into):
+        raise FormatError("names files outside of its folder", where=str(path), hint=f"remove {work}")
+    linked = next((folder for folder in (work, work / "new", work / "old") if folder.is_symlink()), None)
+    if linked is not None:
+        raise FormatError("is a link, which ncnnkit does not make", where=str(linked), hint=f"remove {work}")
+    return moves
 
 
 def _clear(home: Path) -> None:
@@ -363,8 +386,7 @@ def _sync(path: Path) -> None:
 def _explain(error: OSError, out: Path) -> StorageError | None:
     """The error as one with a hint for the user; None if it does not concern ``out``."""
     where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else out
-    # If the disk becomes full while numpy writes an array, its error has no number, only "n requested and m written".
-    if error.errno in _FULL or (error.errno is None and "requested and" in str(error)):
+    if is_full(error):
         return StorageError("the disk is full", where=str(where), hint="free some space and run again")
     if error.errno in _REFUSED and (out in (where, *where.parents) or where in out.parents):
         return StorageError(f"cannot be written: {error.strerror}", where=str(out), hint="choose another --out")
@@ -384,6 +406,14 @@ def save_labels(labels: Iterable[str], path: Path) -> None:
     path.write_text("".join(" ".join(name.split()) + "\n" for name in labels), encoding="utf-8")
 
 
+def load_labels(path: Path) -> tuple[str, ...]:
+    """Read class names; none if there is no such file. Raises FormatError."""
+    if not path.is_file():
+        return ()
+    with reading(path, FormatError):
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+
+
 @dataclass(frozen=True)
 class _Version:
     schema: int | None = None
@@ -396,18 +426,17 @@ def load_run(out: Path) -> Run:
         out: the run folder, or its run.json. If a killed run left it half replaced, it is completed first.
 
     Raises:
-        FormatError: there is no run.json, or it is not valid.
+        FormatError: there is no run.json, or it is not valid, or what was left half replaced is not ncnnkit's.
         StorageError: the run there must be completed, and the folder cannot be written.
     """
-    path = out / RUN if out.is_dir() else out
+    path = out / RUN if os.path.isdir(out) else out
     recover(path.parent)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        hint = "give the folder that `ncnnkit run --out` made"
-        raise FormatError(f"no {RUN} here", where=str(out), hint=hint) from None
-    except OSError as error:
-        raise FormatError(f"cannot be read: {error}", where=str(path)) from None
+    with reading(path, FormatError):
+        try:
+            data = read_bytes(path, LINES)
+        except FileNotFoundError:
+            hint = "give the folder that `ncnnkit run --out` made"
+            raise FormatError(f"no {RUN} here", where=str(out), hint=hint) from None
     try:
         version = decode(data, _Version).schema
         if version != SCHEMA:

@@ -54,6 +54,10 @@ class PlannedLayer:
     options: list[LayerOption]
     why: str
 
+    def __post_init__(self) -> None:
+        if not any(option.choice == self.choice for option in self.options):
+            raise ValueError(f"the choice {self.choice!r} is none of the options")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

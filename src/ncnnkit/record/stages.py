@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from ..progress import Position, Progress, StageProgress, StepProgress
 
@@ -17,10 +17,12 @@ class Stage:
     Attributes:
         name: the name.
         seconds: the duration.
+        reused: what was taken from an earlier run, because nothing that it depends on had changed; empty: nothing.
     """
 
     name: str
     seconds: float
+    reused: list[str] = field(default_factory=list)
 
 
 class Stages:
@@ -36,6 +38,7 @@ class Stages:
         self._expected = expected
         self._progress = progress
         self._seconds: dict[str, float] = {}
+        self._reused: dict[str, list[str]] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -46,18 +49,31 @@ class Stages:
 
     def progress(self, name: str) -> Progress:
         """The progress function for a stage."""
-        position = self._position(name)
-        return lambda done, total: self._progress(position, done, total)
+        return lambda done, total: self._progress(self._position(name), done, total)
 
     def within(self, name: str) -> StepProgress:
         """The progress function for the steps of a stage."""
-        position = self._position(name)
-        return lambda step, done, total: self._progress(position.at(step), done, total)
+        return lambda step, done, total: self._progress(self._position(name).at(step), done, total)
+
+    def reused(self, name: str, what: str) -> None:
+        """Say that a stage took something from an earlier run."""
+        known = self._reused.setdefault(name, [])
+        if what not in known:
+            known.append(what)
+        self._progress(self._position(name), 0, 0)
+
+    def note(self, name: str, text: str) -> None:
+        """Say something about a stage, which is shown when it is finished."""
+        self._progress(replace(self._position(name), note=text), 0, 0)
 
     def rows(self) -> list[Stage]:
         """The finished stages, in order."""
-        return [Stage(name=name, seconds=round(seconds, 3)) for name, seconds in self._seconds.items()]
+        return [
+            Stage(name=name, seconds=round(seconds, 3), reused=self._reused.get(name, []))
+            for name, seconds in self._seconds.items()
+        ]
 
     def _position(self, name: str) -> Position:
         known = max((stage for stage in self._expected if name.startswith(stage)), key=len)
-        return Position(name, self._expected.index(known) + 1, len(self._expected))
+        reused = tuple(self._reused.get(name, ()))
+        return Position(name, self._expected.index(known) + 1, len(self._expected), reused=reused)

@@ -41,6 +41,8 @@ NOISY = 0.5
 """If the interquartile range divided by the median is larger than this, a latency is too noisy to be compared."""
 
 
+_SHORTEST = 1e-9  # ms; no clock is that fine
+
 OUTLYING = 5.0
 """If a sample divided by a typical one is larger than this, something other than the network took the time."""
 
@@ -64,6 +66,10 @@ class Latency:
     p75: float
     p90: float
     samples: int
+
+    def __post_init__(self) -> None:
+        if not all(_SHORTEST < ms < math.inf for ms in (self.min, self.p25, self.median, self.p75, self.p90)):
+            raise ValueError("a latency must be above 0")
 
     @property
     def spread(self) -> float:

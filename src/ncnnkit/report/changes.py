@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from .. import quoting
 from ..record.diff import Diff, Measure, Row
 
 if TYPE_CHECKING:
@@ -48,18 +49,22 @@ def diff_table(diff: Diff) -> RenderableType:
 def markdown(diff: Diff) -> str:
     """A summary in Markdown for a pull request."""
     columns = shown(diff.measures)
-    lines = [f"- {_cell(note)}" for note in diff.notes]
+    lines = [f"- {quoting.markdown(note)}" for note in diff.notes]
     lines += [
         "",
-        _line(["Variant", "Status", *(m.title for m in columns)]),
+        _line(["Variant", "Status", *(quoting.markdown(m.title) for m in columns)]),
         _line(["---", "---", *("---:" for _ in columns)]),
     ]
     lines += [
-        _line([f"`{row.name}`", row.status, *(_changed(row, measure) for measure in columns)]) for row in diff.rows
+        _line([quoting.markdown_code(row.name), row.status, *(_changed(row, measure) for measure in columns)])
+        for row in diff.rows
     ]
     if diff.verdicts:
         lines += ["", _line(["Condition", "Result", ""]), _line(["---", "---", "---"])]
-        lines += [_line([f"`{v.condition.text}`", "**fail**" if v.fails else "pass", v.why]) for v in diff.verdicts]
+        lines += [
+            _line([quoting.markdown_code(v.condition.text), "**fail**" if v.fails else "pass", quoting.markdown(v.why)])
+            for v in diff.verdicts
+        ]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -68,16 +73,11 @@ def _changed(row: Row, measure: Measure) -> str:
     if change is None:
         return ""
     mark = {True: " 🟢", False: " 🔴", None: ""}[change.better]
-    return f"{change}{mark}"
+    return f"{quoting.markdown(str(change))}{mark}"
 
 
 def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(map(_cell, cells))} |"
-
-
-def _cell(text: str) -> str:
-    """A text, escaped for a table cell."""
-    return " ".join(text.replace("|", "\\|").split())
+    return f"| {' | '.join(cells)} |"
 
 
 def junit(diff: Diff) -> str:
@@ -86,10 +86,14 @@ def junit(diff: Diff) -> str:
         "testsuite", name="ncnnkit diff", tests=str(len(diff.verdicts)), failures=str(len(diff.failed)), errors="0"
     )
     for verdict in diff.verdicts:
-        case = ElementTree.SubElement(suite, "testcase", classname="ncnnkit.diff", name=verdict.condition.text)
+        case = ElementTree.SubElement(suite, "testcase", classname="ncnnkit.diff", name=_said(verdict.condition.text))
         if verdict.fails:
-            ElementTree.SubElement(case, "failure", message=verdict.why).text = str(verdict)
+            ElementTree.SubElement(case, "failure", message=_said(verdict.why)).text = _said(verdict)
         else:
-            ElementTree.SubElement(case, "system-out").text = verdict.why
+            ElementTree.SubElement(case, "system-out").text = _said(verdict.why)
     ElementTree.indent(suite)
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _said(value: object) -> str:
+    return quoting.xml_characters(str(value))

@@ -13,6 +13,7 @@ from typing import Any
 from .. import formatting
 from ..errors import ToolError
 from ..model.ncnnfile import atomic_write
+from ..onboard.userfiles import read_bytes
 from ..plan.requirement import Requirements
 from ..record.plan import PlannedLayer
 from ..record.quantisation import FittedLayer
@@ -26,6 +27,9 @@ from .figures import figure_text, interval_text, said, task_figures, with_unit
 from .layers import details, drawing, errors_of_precisions, layer_table, network_of
 from .pictures import ENLARGED
 from .ship import shipping
+
+JPEG = b"\xff\xd8\xff"
+"""The first bytes of every JPEG."""
 
 GAINED = 10
 """The number of fitted layers that are shown. These are the layers with the largest gain."""
@@ -186,7 +190,10 @@ def _pictures(run: Run, folder: Path | None) -> dict[str, list[tuple[Picture, st
     for picture in run.pictures if folder else []:
         assert folder is not None
         with suppress(OSError):
-            content = base64.b64encode((folder / picture.file).read_bytes()).decode("ascii")
+            data = read_bytes(folder / picture.file)
+            if data[: len(JPEG)] != JPEG:  # a link in a stranger's folder must not bring another file into the report
+                continue
+            content = base64.b64encode(data).decode("ascii")
             found.setdefault(picture.variant, []).append((picture, f"data:image/jpeg;base64,{content}"))
     return found
 

@@ -5,11 +5,10 @@ The terminal and the report show this.
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .. import quoting
 from ..formatting import megabytes
 from ..model.precision import PRECISIONS
 from ..record.run import Run
@@ -48,7 +47,7 @@ class Shipping:
     @property
     def cpp(self) -> str:
         """C++ lines that load the model and run it once."""
-        param, weights = map(_quoted, self.files)
+        param, weights = map(quoting.cpp, self.files)
         lines = [
             f"// ncnn {self.ncnn} or newer",
             "#include <net.h>",
@@ -57,16 +56,16 @@ class Shipping:
             *(f"net.opt.{name} = {str(value).lower()};" for name, value in self.options.items()),
             f"if (net.load_param({param}) != 0 || net.load_model({weights}) != 0) return 1;",
             "ncnn::Extractor extractor = net.create_extractor();",
-            *(f"extractor.input({_quoted(name)}, {mat});" for name, mat in _numbered("input", self.inputs)),
+            *(f"extractor.input({quoting.cpp(name)}, {mat});" for name, mat in _numbered("input", self.inputs)),
         ]
         for name, mat in _numbered("output", self.outputs):
-            lines += [f"ncnn::Mat {mat};", f"extractor.extract({_quoted(name)}, {mat});"]
+            lines += [f"ncnn::Mat {mat};", f"extractor.extract({quoting.cpp(name)}, {mat});"]
         return "\n".join(lines)
 
     @property
     def python(self) -> str:
         """Python lines that load the model and run it once."""
-        param, weights = map(_quoted, self.files)
+        param, weights = map(quoting.python, self.files)
         return "\n".join(
             [
                 f"import ncnn  # {self.ncnn} or newer",
@@ -75,9 +74,12 @@ class Shipping:
                 *(f"net.opt.{name} = {value}" for name, value in self.options.items()),
                 f"assert net.load_param({param}) == 0 and net.load_model({weights}) == 0",
                 "with net.create_extractor() as extractor:",
-                *(f"    extractor.input({_quoted(name)}, {mat})" for name, mat in _numbered("input", self.inputs)),
                 *(
-                    f"    _, {mat} = extractor.extract({_quoted(name)})"
+                    f"    extractor.input({quoting.python(name)}, {mat})"
+                    for name, mat in _numbered("input", self.inputs)
+                ),
+                *(
+                    f"    _, {mat} = extractor.extract({quoting.python(name)})"
                     for name, mat in _numbered("output", self.outputs)
                 ),
             ]
@@ -86,9 +88,9 @@ class Shipping:
     @property
     def commands(self) -> list[str]:
         """Commands that write a program for the model and test it on the device."""
-        on = f" --on {shlex.quote(self.device)}" if self.device else ""
+        on = f" --on {quoting.shell(self.device)}" if self.device else ""
         return [
-            f"ncnnkit app {shlex.quote(self.folder)} --variant {shlex.quote(self.variant)} -o app",
+            f"ncnnkit app {quoting.shell(self.folder)} --variant {quoting.shell(self.variant)} -o app",
             f"ncnnkit verify app{on}",
         ]
 
@@ -143,8 +145,3 @@ def _options(variant: Variant) -> dict[str, int | bool]:
 def _numbered(noun: str, names: Sequence[str]) -> list[tuple[str, str]]:
     """(name of a blob, name of its variable in the lines)."""
     return [(name, noun if len(names) == 1 else f"{noun}{i}") for i, name in enumerate(names)]
-
-
-def _quoted(name: str) -> str:
-    """A name as a string literal of C++ and Python."""
-    return json.dumps(name)

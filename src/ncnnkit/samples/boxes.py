@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageError
+from ..errors import ImageError, reading
 from ..onboard.picture import Placement
+from ..onboard.userfiles import COCO
+from .classes import class_index
 from .finding import files_of, text_lines
 from .outlines import Outline, polygon
 
@@ -98,6 +101,8 @@ def read_boxes(
     found = _coco(path, names, known) if path.suffix.lower() == ".json" else _folder(path, names, placed, known, posed)
     if not any(found):
         raise ImageError("has no box for any of these images", where=str(path), hint=f"the first image is {names[0]}")
+    if not all(math.isfinite(side) for rows in found for each in rows for side in each.box):
+        raise ImageError("a box has a corner that is not a number", where=str(path))
     most = max(each.label for rows in found for each in rows)
     if classes and most >= len(classes):
         raise ImageError(f"class {most} is out of range (0 to {len(classes) - 1})", where=str(path))
@@ -113,8 +118,9 @@ def _in_input(rows: Found, placement: Placement) -> LabelledBoxes:
 
 def _coco(path: Path, names: Sequence[str], known: Mapping[str, int]) -> list[Found]:
     """Read COCO's format: https://cocodataset.org/#format-data."""
-    try:
-        content = json.loads("\n".join(text_lines(path)))
+    faults = (ValueError, LookupError, TypeError, AttributeError)
+    with reading(path, ImageError, *faults, what="is not in COCO's format"):
+        content = json.loads("\n".join(text_lines(path, COCO)))
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
         numbers = sorted(content["categories"], key=lambda category: category["id"])
         labels = {c["id"]: known.get(str(c["name"]).casefold(), -1) if known else i for i, c in enumerate(numbers)}
@@ -125,8 +131,6 @@ def _coco(path: Path, names: Sequence[str], known: Mapping[str, int]) -> list[Fo
                 box, label = (left, top, left + width, top + height), labels[each["category_id"]]
                 outline = Outline.of_coco(each.get("segmentation"))
                 boxes[files[each["image_id"]]].append(LabelledObject(box, label, outline))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ImageError(f"is not in COCO's format: {type(error).__name__}: {error}", where=str(path)) from None
     unknown = {c["id"]: c["name"] for c in numbers if labels[c["id"]] < 0}
     if unknown and any(one.label < 0 for rows in boxes.values() for one in rows):
         raise ImageError(f"the network has no class {next(iter(unknown.values()))!r}", where=str(path))
@@ -156,7 +160,7 @@ def _yolo(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bo
         if not line.strip():
             continue
         try:
-            label, values = int(line.split()[0]), [float(word) for word in line.split()[1:]]
+            label, values = class_index(line.split()[0]), [float(word) for word in line.split()[1:]]
             outline = None
             if len(values) > 4 and not posed:
                 points = polygon(values) * (width, height)
@@ -178,15 +182,13 @@ def _yolo(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bo
 def _voc(file: Path, size: tuple[int, int], known: Mapping[str, int], posed: bool) -> Found:
     """Read a file of Pascal VOC's format: ``object`` elements with ``name`` and ``bndbox``, pixels counted from 1."""
     rows: Found = []
-    try:
+    with reading(file, ImageError, ElementTree.ParseError, ValueError, what="is not in Pascal VOC's format"):
         for each in ElementTree.fromstring("\n".join(text_lines(file))).iter("object"):
             name = each.findtext("name") or ""
             left, top, right, bottom = (float(each.findtext(f"bndbox/{e}") or "") for e in _SIDES)
             if name.casefold() not in known:
                 raise ImageError(f"the network has no class {name!r}", where=str(file))
             rows.append(LabelledObject((left - 1, top - 1, right, bottom), known[name.casefold()]))
-    except (ElementTree.ParseError, ValueError) as error:
-        raise ImageError(f"is not in Pascal VOC's format: {error}", where=str(file)) from None
     return rows
 
 

@@ -14,6 +14,8 @@ from ..errors import ImageError
 from .finding import text_lines
 
 _QUOTES = "\"'"
+MOST_CLASSES = (1 << 31) - 1
+"""The largest index of a class."""
 
 
 def read_classes(path: str | Path, names: Sequence[str], classes: Sequence[str] | None = None) -> NDArray[np.int64]:
@@ -46,19 +48,20 @@ def read_classes(path: str | Path, names: Sequence[str], classes: Sequence[str] 
         quoted, text = text[:1] in _QUOTES, text.strip(_QUOTES)
         named = known.get(text.casefold())
         if re.fullmatch(r"-?\d+", text) and not (quoted and named is not None):
-            if named is not None and 0 <= int(text) < len(classes or ()) and named != int(text):
+            index = class_index(text)
+            if named is not None and 0 <= index < len(classes or ()) and named != index:
                 raise ImageError(
                     f"class {text} means two classes: class {named} by its name, and class {text} by its index, which "
-                    f"is called {(classes or ())[int(text)]!r}",
+                    f"is called {(classes or ())[index]!r}",
                     where=where,
                     hint=f'write names in quotes ("{text}"), here and on the other lines',
                 )
             if named is not None:
                 return named
-            if int(text) < 0 or (classes and int(text) >= len(classes)):
-                limit = f"0 to {len(classes) - 1}" if classes else "0 or above"
-                raise ImageError(f"class {text} is out of range ({limit})", where=where)
-            return int(text)
+            most = len(classes) - 1 if classes else MOST_CLASSES
+            if not 0 <= index <= most:
+                raise ImageError(f"class {text[:20]} is out of range (0 to {most})", where=where)
+            return index
         name = text.casefold()
         if counts[name] > 1:
             raise ImageError(f"several classes have the name {text!r}", where=where, hint="give the index")
@@ -93,6 +96,13 @@ def read_classes(path: str | Path, names: Sequence[str], classes: Sequence[str] 
     if missing:
         raise ImageError(f"has no label for {missing[0]} ({len(missing)} of {len(names)} images)", where=str(path))
     return np.array([found[index] for index in range(len(names))], np.int64)
+
+
+def class_index(text: str) -> int:
+    """A whole number as a class; -1 if no class has it. Raises ValueError if it is no whole number."""
+    digits = text.strip().lstrip("+-")
+    index = int(text) if len(digits) < 20 or not digits.isdecimal() else -1
+    return index if 0 <= index <= MOST_CLASSES else -1
 
 
 def places_of(names: Sequence[str]) -> dict[str, int]:

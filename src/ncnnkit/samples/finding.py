@@ -14,8 +14,10 @@ from typing import TypeVar
 from ..errors import ImageError, meant_path
 from ..formatting import counted
 from ..onboard.picture import Placement, Tiles
+from ..onboard.userfiles import LINES, opened_image, read_text
 from ..progress import Progress
 from .axes import IMAGE_CHANNELS, ImageAxes, image_axes
+from .files import compact
 from .images import ImageSet, in_threads
 from .items import (
     ArrayFile,
@@ -43,6 +45,8 @@ Sources = str | Mapping[str, str]
 
 _ARRAY_SUFFIXES = (".npy", ".npz")
 _LIST, _TABLE = ".txt", ".csv"
+MOST_ROWS = 10_000_000
+"""The largest number of samples in one file of arrays."""
 _LONGEST_SHOWN = 200  # characters of a name in an error
 
 T = TypeVar("T")
@@ -199,7 +203,7 @@ def _walked(
     if not items:
         name, why = skipped[0]
         raise ImageError(f"no usable image in {counted(len(names), 'file')}; {name} {why}", where=where)
-    return _of_one_rate(ImageSet(inputs, tuple(items), tuple(skipped)), where)
+    return _of_one_rate(ImageSet(inputs, compact(items), tuple(skipped)), where)
 
 
 def _of_one_rate(found: ImageSet, where: str) -> ImageSet:
@@ -301,7 +305,7 @@ def _one_for_each(
     for name, found in zip(names, sets):
         path = Path(sources[name])
         if len(found) == 1 and not path.is_dir() and not _is_list(path):
-            columns.append(found.items * len(lead))
+            columns.append(tuple(found.items) * len(lead))
         elif folders:
             columns.append(_by_stem(found, lead, sources[name]))
         elif len(found) == len(lead):
@@ -450,13 +454,13 @@ def files_of(folder: Path, names: Sequence[str], endings: Collection[str]) -> li
     return found
 
 
-def text_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file. Raises ImageError.
+def text_lines(path: Path, most: int = LINES) -> list[str]:
+    """The lines of a UTF-8 text file of at most so many bytes. Raises ImageError.
 
     Bytes that are not UTF-8 become lone surrogates, as in file names, so that a line can name any file.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = read_text(path, most, "utf-8-sig", "surrogateescape")
         if "\0" in text:
             raise ImageError("is not a text file", where=str(path))
         return text.splitlines()
@@ -506,19 +510,15 @@ def _look_at_image(
 
     Raises ImageError if the file is valid, but the options do not suit it.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
-    if path.exists() and not path.is_file():
-        return "is not a file"  # reading a pipe might never end
     try:
-        with Image.open(path) as image:
+        with opened_image(path) as image:
             width, height = image.size
     except UnidentifiedImageError:
         return "is not an image"
     except Exception as error:  # decoders raise any exception for damaged files; the file is skipped and counted
         return reason(error)
-    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-        return f"is suspiciously large ({width}x{height} pixels)"
     if misfit is not None or preprocess is None or axes is None:
         raise misfit or ImageError("images need preprocessing", where=str(path))
     try:
@@ -548,6 +548,8 @@ def _rows(source: Path, inputs: tuple[InputSpec, ...], preprocess: Preprocess | 
     counts = {len(array) for array in arrays}
     if counts == {0}:
         raise ImageError("contains no samples", where=str(source))
+    if max(counts) > MOST_ROWS:  # a file may be large and take no room on disk; each sample is an object in memory
+        raise ImageError(f"has {max(counts)} samples, and at most {MOST_ROWS} are read", where=str(source))
     if len(counts) != 1:
         raise ImageError(f"its arrays have different lengths: {sorted(counts)}", where=str(source))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,9 +18,10 @@ from ..formatting import counted
 from ..onboard.picture import Placement
 from ..onboard.process import available_cores
 from ..progress import Progress
+from .files import picked, prepared
 from .items import InputSpec, Item, Picture, fit, image_input, reason, times
 from .preprocess import Preprocess
-from .stream import Sample, evenly
+from .stream import ArraySamples, Sample, columns, evenly
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,7 +43,7 @@ class ImageSet:
     """
 
     inputs: tuple[InputSpec, ...]
-    items: tuple[Item, ...]
+    items: Sequence[Item]
     skipped: tuple[tuple[str, str], ...] = ()
     copies: tuple[tuple[str, str], ...] = ()
     left_out: int = 0
@@ -92,9 +95,15 @@ class ImageSet:
     def __iter__(self) -> Iterator[Sample]:
         return in_threads(self.__getitem__, range(len(self)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, they are the paths of their files, or their arrays if they are rows of arrays."""
+        if all(item.in_own_file for item in self.items):
+            return ImageSet, (self.inputs, self.items)
+        return ArraySamples, (columns(self),)
+
     def subset(self, indices: Sequence[int]) -> ImageSet:
         """The samples at these positions, in this order."""
-        return replace(self, items=tuple(self.items[i] for i in indices))
+        return replace(self, items=picked(self.items, indices))
 
     @property
     def only_pictures(self) -> bool:
@@ -105,7 +114,7 @@ class ImageSet:
         """The same samples, with the images prepared in another way; None changes nothing."""
         if preprocess is None:
             return self
-        return replace(self, items=tuple(item.prepared(preprocess) for item in self.items))
+        return replace(self, items=prepared(self.items, preprocess))
 
     def resized(self, inputs: Sequence[InputSpec]) -> ImageSet | None:
         """The same images for inputs of another size; None if some samples are arrays, tiles, or not resized."""
@@ -141,7 +150,7 @@ class ImageSet:
     def distinct(self) -> ImageSet:
         """The samples without duplicates of earlier ones. ``copies`` lists the duplicates."""
         dropped = {i: first for first, *others in _same_content(self.items) for i in others}
-        kept = tuple(item for i, item in enumerate(self.items) if i not in dropped)
+        kept = picked(self.items, [i for i in range(len(self)) if i not in dropped])
         found = tuple((self.items[i].name, self.items[first].name) for i, first in sorted(dropped.items()))
         return replace(self, items=kept, copies=self.copies + found)
 
@@ -230,19 +239,19 @@ def in_threads(function: Callable[[T], R], entries: Sequence[T]) -> Iterator[R]:
 def _same_content(items: Sequence[Item]) -> list[list[int]]:
     """Groups of positions of items with the same content. Beginnings are compared first, because reading all is
     slow."""
-    groups: list[Sequence[int]] = [range(len(items))]
-    for whole in (False, True):
-        finer: list[Sequence[int]] = []
-        for group in groups:
-            firsts: dict[bytes, int] = {}
-            alike: dict[int, list[int]] = {}  # small, because most files have no copy
-            for i in group:
-                try:
-                    first = firsts.setdefault(items[i].digest(whole), i)
-                except OSError:  # the file was removed meanwhile; reading it will report that
-                    continue
-                if first != i:
-                    alike.setdefault(first, [first]).append(i)
-            finer += alike.values()
-        groups = finer
-    return [list(group) for group in groups]
+    groups = _alike(items, range(len(items)), whole=False)
+    finer = [found for group in groups for found in _alike(items, group, whole=True)]
+    return sorted(finer, key=lambda group: group[1])
+
+
+def _alike(items: Sequence[Item], group: Sequence[int], *, whole: bool) -> list[list[int]]:
+    """The positions of a group, divided by the digests of their items; items without a like are left out."""
+    digests, rows = np.zeros((len(group), 2), np.uint64), list[int]()  # 16 bytes each; a dict would take 180
+    for row, i in enumerate(group):
+        with suppress(OSError):  # the file was removed meanwhile; reading it will report that
+            digests[row] = np.frombuffer(items[i].digest(whole), np.uint64)
+            rows.append(row)
+    order = np.asarray(rows, np.int64)[np.lexsort(digests[rows].T)]  # stable: like ones stay in their order
+    inner = np.flatnonzero(np.any(digests[order[1:]] != digests[order[:-1]], axis=1)) + 1
+    bounds = [0, *inner.tolist(), len(order)]
+    return [[group[row] for row in order[a:b].tolist()] for a, b in itertools.pairwise(bounds) if b - a > 1]

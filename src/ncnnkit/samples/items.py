@@ -17,7 +17,9 @@ from ..errors import ImageError
 from ..older import Self, file_digest
 from ..onboard.picture import Placement
 from ..onboard.rows import Rows
+from ..onboard.userfiles import open_regular, opened_image, read_npz
 from .axes import ImageAxes, image_axes
+from .pictures import opened_picture
 from .preprocess import Preprocess
 from .sounds import window_of
 from .stream import Sample
@@ -119,6 +121,11 @@ class Item(Protocol):
         ...
 
     @property
+    def in_own_file(self) -> bool:
+        """Whether another process can read it, because it is in a file with a path."""
+        ...
+
+    @property
     def rate(self) -> int:
         """The sample rate of its recording, Hz; 0 if there is none."""
         ...
@@ -168,7 +175,11 @@ class Picture:
     preprocess: Preprocess
     tile: int | None = None
     picture: ClassVar[bool] = True
+    in_own_file: ClassVar[bool] = True
     rate: ClassVar[int] = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Picture, (self.file, os.path.abspath(self.folder), self.preprocess, self.tile)
 
     @property
     def name(self) -> str:
@@ -179,16 +190,12 @@ class Picture:
         return os.path.join(self.folder, self.file)
 
     def load(self) -> Sample:
-        from PIL import Image
-
-        with Image.open(self.path) as image:
+        with opened_picture(self.path) as image:
             return (self.preprocess.apply(image, self.tile or 0),)
 
     def placement(self) -> Placement:
         """The position of the image in the sample."""
-        from PIL import Image
-
-        with Image.open(self.path) as image:
+        with opened_image(self.path) as image:
             return self.preprocess.places(image.height, image.width)[self.tile or 0]
 
     def prepared(self, preprocess: Preprocess) -> Picture:
@@ -198,10 +205,8 @@ class Picture:
         return _short(hashlib.sha256(b"%d " % (self.tile or 0) + _file_digest(self.path, whole)))
 
     def damage(self) -> str | None:
-        from PIL import Image
-
         try:
-            with Image.open(self.path) as image:
+            with opened_picture(self.path) as image:
                 # JPEG decodes to an eighth of its size several times faster, and this also detects truncated files.
                 image.draft(None, (1, 1))
                 image.load()
@@ -234,7 +239,11 @@ class ArrayFile(_NoImage):
     folder: str
     inputs: tuple[InputSpec, ...]
     preprocess: Preprocess | None
+    in_own_file: ClassVar[bool] = True
     rate: ClassVar[int] = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ArrayFile, (self.name, os.path.abspath(self.folder), self.inputs, self.preprocess)
 
     @property
     def file(self) -> str:
@@ -266,6 +275,7 @@ class Row(_NoImage):
     arrays: tuple[NDArray[Any] | Rows, ...]
     index: int
     preprocess: Preprocess | None
+    in_own_file: ClassVar[bool] = False
     rate: ClassVar[int] = 0
 
     @property
@@ -300,6 +310,10 @@ class Window(_NoImage):
     index: int
     shape: tuple[int, ...]
     rate: int
+    in_own_file: ClassVar[bool] = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Window, (self.file, os.path.abspath(self.folder), self.index, self.shape, self.rate)
 
     @property
     def name(self) -> str:
@@ -337,6 +351,10 @@ class Group:
         return any(part.picture for part in self.parts)
 
     @property
+    def in_own_file(self) -> bool:
+        return all(part.in_own_file for part in self.parts)
+
+    @property
     def rate(self) -> int:
         return max(part.rate for part in self.parts)
 
@@ -357,7 +375,7 @@ class Group:
 
 
 def _file_digest(path: str, whole: bool) -> bytes:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         if whole:
             return _short(file_digest(file))
         return _short(hashlib.sha256(b"%d " % os.fstat(file.fileno()).st_size + file.read(_HEAD)))
@@ -379,12 +397,9 @@ def open_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]
     """The arrays of a .npy or .npz, one per network input."""
     try:
         # Memory-mapped, so that a .npy larger than memory is read sample by sample (a .npz is read whole). No pickles.
-        data = np.load(path, mmap_mode="r", allow_pickle=False)
-        if isinstance(data, np.ndarray):
-            arrays = {inputs[0].name: data}
-        else:
-            with data:
-                arrays = {key: data[key] for key in data.files}
+        with open_regular(path) as file:
+            npz = file.read(2) == b"PK"
+        arrays = read_npz(path) if npz else {inputs[0].name: np.load(path, mmap_mode="r", allow_pickle=False)}
     except Exception as error:  # zipfile, struct and numpy raise different exceptions for damaged files
         raise ImageError(f"cannot be read as arrays: {reason(error)}", where=str(path)) from None
     if len(inputs) == len(arrays) == 1:

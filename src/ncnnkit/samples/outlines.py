@@ -41,7 +41,7 @@ class Outline:
             height, width = map(int, found["size"])
             counts = found["counts"]
             counts = unpacked(counts) if isinstance(counts, str) else [int(count) for count in counts]
-            # pycocotools trusts them, and would write beyond the image.
+            # pycocotools refuses such run lengths only when it decodes them, with an error that names no file.
             if min(counts, default=0) < 0 or sum(counts) != height * width:
                 raise ValueError("run lengths that do not cover the image")
             return cls(runs={"size": [height, width], "counts": counts})

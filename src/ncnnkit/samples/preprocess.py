@@ -297,7 +297,7 @@ def resized(image: Image.Image, size: tuple[int, int], interpolation: str) -> ND
 def _per_channel(name: str, given: Any, channels: int) -> tuple[float, ...]:
     try:
         values = tuple(map(float, np.atleast_1d(given)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         values = ()
     values = values * channels if len(values) == 1 else values
     if not values or len(values) != channels or not all(map(_is_float32, values)):

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..onboard.userfiles import check_regular
+
 SUFFIX = ".wav"
 _FORMATS = ("WAV", "WAVEX", "RF64", "W64")
 """libsndfile's names of the formats of ``.wav`` files."""
@@ -47,6 +49,7 @@ def _opened(path: str) -> Iterator[Any]:
     """The file as a ``soundfile.SoundFile``. Raises as :func:`read_recording` does."""
     import soundfile
 
+    check_regular(path)
     with open(path, "rb"):  # gives the usual error if the file cannot be opened
         pass
     try:

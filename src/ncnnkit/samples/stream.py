@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from ..older import Self
 from ..onboard.rows import Rows, RowWriter
 from ..progress import Progress, silent
+
+T = TypeVar("T")
 
 Sample = tuple[NDArray[np.float32], ...]
 """The inputs of one inference: a float32 array for each network input, without a batch axis."""
@@ -49,7 +52,7 @@ class ArraySamples:
         (8, (3, 32, 32))
     """
 
-    arrays: tuple[NDArray[Any] | Rows, ...]
+    arrays: tuple[NDArray[Any] | Rows | Sequence[NDArray[Any]], ...]
     chosen: Sequence[int] | None = None
 
     def __len__(self) -> int:
@@ -66,6 +69,30 @@ class ArraySamples:
         """The rows at these positions, in this order; nothing is copied."""
         rows = range(len(self)) if self.chosen is None else self.chosen
         return replace(self, chosen=tuple(rows[int(index)] for index in indices))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, they are their own rows only, so that a batch takes no more than it needs to another machine."""
+        return ArraySamples, (columns(self),)
+
+
+def columns(samples: Samples) -> tuple[Sequence[NDArray[Any]], ...]:
+    """A few samples as a sequence of arrays for each network input."""
+    return tuple(zip(*samples))
+
+
+def one_by_one(samples: Samples) -> Iterator[Sample]:
+    """All samples in order, each read when it is asked for."""
+    return (samples[index] for index in range(len(samples)))
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """The same items. A thread makes the next one while the caller uses one."""
+    coming, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(next, coming, end)
+        while (item := made.result()) is not end:
+            made = pool.submit(next, coming, end)
+            yield cast(T, item)
 
 
 def evenly(total: int, most: int) -> list[int]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import ImageError
 from ..onboard.picture import Placement
 from .finding import files_of
+from .pictures import opened_picture
 from .preprocess import resized
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class LabelPicture:
         Raises:
             ImageError: it is not a mask of this image, or has other classes.
         """
-        picture = self._opened()
+        picture = self._loaded()
         values = np.asarray(picture)
         height, width = self.placement.image
         if values.ndim != 2 or values.dtype.kind not in "bui":
@@ -85,7 +86,7 @@ class LabelPicture:
             ImageError: the size of the picture is not ``scale`` times that of the image.
         """
         place = self.placement
-        picture = self._opened().convert("L" if channels == 1 else "RGB")
+        picture = self._loaded().convert("L" if channels == 1 else "RGB")
         wanted = (place.image[0] * scale, place.image[1] * scale)
         if (picture.height, picture.width) != wanted:
             had = f"{picture.width}x{picture.height} pixels; its image has {place.image[1]}x{place.image[0]}"
@@ -102,15 +103,14 @@ class LabelPicture:
         pixels = np.moveaxis(values[..., ::-1] if bgr else values, -1, 0)
         return np.ascontiguousarray(pixels), max(0, top), max(0, left)
 
-    def _opened(self) -> Image.Image:
-        from PIL import Image
-
+    def _loaded(self) -> Image.Image:
         try:
-            picture = Image.open(self.path)
-            picture.load()
+            with opened_picture(self.path) as picture:
+                picture.load()
         except Exception as error:  # decoders raise any exception for damaged files
             raise ImageError(f"cannot be read: {error}", where=self.path) from None
-        return picture
+        found: Image.Image = picture
+        return found
 
 
 def _sources(count: int, start: int, resized: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

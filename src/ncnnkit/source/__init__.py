@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError, meant_path
+from ..errors import ModelError, meant_path, reading
 from ..formatting import with_article
 from ..onboard.scratch import Scratch
 from ..samples.items import times
@@ -81,7 +81,8 @@ def open_model(
     """
 
     def opened(at: Sequence[tuple[int, ...]], batch: NDArray[np.float32] | None = None) -> ModelSource:
-        return with_decoder(_open(reference, at, weights, outputs, fix, batch), task)
+        with reading(str(reference) if isinstance(reference, str | Path) else type(reference).__name__, ModelError):
+            return with_decoder(_open(reference, at, weights, outputs, fix, batch), task)
 
     source = opened(shapes, statistics)
     count = max(len(source.inputs), 1)

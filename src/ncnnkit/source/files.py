@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..artifact import Artifact, card_of
-from ..errors import ModelError
+from ..errors import ConvertError, ModelError, reading
 from ..formatting import shape_option
 from ..model.precision import PRECISIONS
+from ..onboard.process import limit_self
+from ..onboard.scratch import Scratch
+from ..onboard.userfiles import open_regular, read_text
 from ..samples.items import InputSpec
+from .forked import run_forked
 from .model import Array, Dims, ModelSource, Original, file_safe, listed, read_metadata, say, settle_inputs
+from .onnx_data import check_model
 from .sessions import run_session
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
+from .weights import require_stored
 
 # torch's name of a storage class -> numpy's name of the type.
 _DTYPES = {
@@ -29,6 +38,7 @@ _DTYPES = {
 
 
 def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
+    try_onnx(path)
     session = onnx_session(path)
     given = session.get_inputs()
     names, outputs = [i.name for i in given], tuple(o.name for o in session.get_outputs())
@@ -47,6 +57,34 @@ def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
         reference, file_safe(path.stem), "onnx", path, inputs, outputs, "onnxruntime", preprocess, origin, labels, run,
         metadata=metadata,
     )  # fmt: skip
+
+
+TRIED_SECONDS, TRIED_SECONDS_PER_MB = 60.0, 1.0
+"""ONNX Runtime may take so long to load a model, and so much longer for each MB."""
+
+
+def try_onnx(path: Path) -> None:
+    """Load a stranger's ONNX model in a child process, which may not write files, so that a crash there is an error.
+
+    Raises:
+        ModelError: ONNX Runtime or ONNX crashes, hangs, takes more memory than there is, or refuses the model.
+    """
+    import onnx
+    import onnxruntime  # noqa: F401  # before the fork: once for both processes
+
+    check_model(path)
+
+    def load() -> None:
+        onnx_session(path)
+        with suppress(Exception):  # only a crash is told: a conversion says what else is wrong
+            onnx.shape_inference.infer_shapes(onnx.load(str(path), load_external_data=False))
+
+    limit = TRIED_SECONDS + TRIED_SECONDS_PER_MB * path.stat().st_size / 1e6
+    try:
+        with Scratch() as folder:
+            run_forked(load, Path(folder), limit=limit, what="ONNX Runtime", limits=partial(limit_self, file_bytes=0))
+    except ConvertError as error:
+        raise ModelError(error.what, where=str(path), hint=error.hint) from None
 
 
 def onnx_run(session: Any) -> Original:
@@ -76,6 +114,7 @@ def onnx_session(path: Path, outputs: Sequence[str] = (), *, optimised: bool = T
     """
     import onnxruntime
 
+    check_model(path)
     options = onnxruntime.SessionOptions()
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -176,40 +215,42 @@ def _read_archive(reference: str, path: Path) -> tuple[dict[str, str], list[tupl
     """
     metadata: dict[str, str] = {}
     traced = None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.partition("/")[2]: name for name in archive.namelist()}
-            if "constants.pkl" not in names:
-                raise ModelError(
-                    "is not TorchScript"
-                    + (" but a saved state_dict or module" if "data.pkl" in names else " (a torch.export program?)"),
-                    where=reference,
-                    hint="give torchvision:NAME, timm:NAME or package.module:function with --weights FILE, "
-                    "or save torch.jit.trace(model, example)",
-                )
-            for name in names:
-                if name.startswith("extra/"):
-                    metadata[name.removeprefix("extra/")] = archive.read(names[name]).decode("utf-8", "replace")
-            if "traced_inputs.pkl" in names:
-                with archive.open(names["traced_inputs.pkl"]) as file:
-                    traced = _TracedInputs(file).shapes()
-    except (zipfile.BadZipFile, EOFError, OSError, LookupError, RuntimeError, ValueError, zlib.error):
-        raise ModelError(
-            "is not a TorchScript file, or is damaged",
-            where=reference,
-            hint="save it with torch.jit.trace(...).save(...)",
-        ) from None
+    faults = (zipfile.BadZipFile, EOFError, LookupError, RuntimeError, ValueError, zlib.error, NotImplementedError)
+    what, hint = "is not a TorchScript file, or is damaged", "save it with torch.jit.trace(...).save(...)"
+    with (
+        reading(reference, ModelError, *faults, what=what, hint=hint),
+        open_regular(path) as opened,
+        zipfile.ZipFile(opened) as archive,
+    ):
+        require_stored(archive, path)
+        names = {name.partition("/")[2]: name for name in archive.namelist()}
+        if "constants.pkl" not in names:
+            raise ModelError(
+                "is not TorchScript"
+                + (" but a saved state_dict or module" if "data.pkl" in names else " (a torch.export program?)"),
+                where=reference,
+                hint="give torchvision:NAME, timm:NAME or package.module:function with --weights FILE, "
+                "or save torch.jit.trace(model, example)",
+            )
+        for name in names:
+            if name.startswith("extra/"):
+                metadata[name.removeprefix("extra/")] = archive.read(names[name]).decode("utf-8", "replace")
+        if "traced_inputs.pkl" in names:
+            traced = _TracedInputs(io.BytesIO(archive.read(names["traced_inputs.pkl"]))).shapes()
     if "config.txt" in metadata:  # Ultralytics' metadata
         try:
             more = json.loads(metadata["config.txt"])
             metadata.update({str(k): v if isinstance(v, str) else repr(v) for k, v in more.items()})
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             pass  # a file of that name by another program
     return metadata, traced
 
 
-class _TracedInputs(pickle.Unpickler):
-    """Reads the shapes in ``traced_inputs.pkl``. Only the names in ``find_class`` are allowed, so no code is run."""
+class _TracedInputs(pickle._Unpickler):
+    """Reads the shapes in ``traced_inputs.pkl``. Only the names in ``find_class`` are allowed, so no code is run.
+
+    The base class is pickle's Python version. The C version allocates as much memory as a damaged file declares.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
@@ -229,7 +270,7 @@ class _TracedInputs(pickle.Unpickler):
         """(dimensions with batch axis, type) of each input; None if something other than tensors was traced."""
         try:
             return [(tuple(map(int, shape)), str(dtype)) for shape, dtype in self.load()["forward"]] or None
-        except (pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError):
+        except Exception:  # a damaged pickle raises almost any
             return None
 
 
@@ -276,6 +317,8 @@ def _open_ncnn(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
 
 EXPORT = "metadata.yaml"
 """The file that Ultralytics' export to ncnn writes beside the model."""
+EXPORT_BYTES = 1 << 20
+"""Bytes of the largest such file: PyYAML is slow."""
 
 
 @dataclass(frozen=True)
@@ -303,12 +346,15 @@ def read_export(path: Path) -> Export | None:
         return None
     import yaml
 
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"cannot be read: {say(error)}", where=str(path)) from None
+    with reading(path, ModelError, yaml.YAMLError, ValueError, LookupError, TypeError):
+        text = read_text(path, EXPORT_BYTES)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise yaml.YAMLError("it refers to its own parts, which may be repeated without end")
+        found = yaml.safe_load(text)
     if not (isinstance(found, dict) and {"names", "task", "imgsz"} <= found.keys()):
         return None
+    if not _is_small(found):
+        raise ModelError("contains very many values", where=str(path), hint="export the model again")
     sides = found["imgsz"]
     height, width = sides if isinstance(sides, list) and len(sides) == 2 else (sides, sides)
     shape = (found.get("channels", 3), height, width)
@@ -320,6 +366,23 @@ def read_export(path: Path) -> Export | None:
         )
     texts = {str(key): value if isinstance(value, str) else repr(value) for key, value in found.items()}
     return Export(path.absolute().parent.name.removesuffix("_ncnn_model"), shape, texts)
+
+
+def _is_small(value: Any) -> bool:
+    """Whether the text of a value has a usual length. A few hundred bytes of YAML may stand for gigabytes, because a
+    value may be part of itself or of others many times."""
+    rest, size = [value], 0
+    while rest and size < _MOST_CHARACTERS:
+        part = rest.pop()
+        size += 1 + (len(part) if isinstance(part, Sized) else 0)
+        if size < _MOST_CHARACTERS and isinstance(part, Mapping):
+            rest += [*part, *part.values()]
+        elif size < _MOST_CHARACTERS and isinstance(part, list | tuple | set):
+            rest += part
+    return size < _MOST_CHARACTERS
+
+
+_MOST_CHARACTERS = 1 << 20
 
 
 def model_in(folder: Path) -> Path:

@@ -22,7 +22,9 @@ from .model import say
 _PIECE = 1 << 16
 
 
-def run_forked(work: Callable[[], object], folder: Path, *, limit: float, what: str) -> None:
+def run_forked(
+    work: Callable[[], object], folder: Path, *, limit: float, what: str, limits: Callable[[], object] = lambda: None
+) -> None:
     """Run a function in a forked child process, which has a copy of this process's objects. Results must be files.
 
     The child prints nothing, computes with one thread, and writes its temporary files to ``folder``.
@@ -32,6 +34,7 @@ def run_forked(work: Callable[[], object], folder: Path, *, limit: float, what: 
         folder: the folder for temporary files.
         limit: seconds until the child is killed.
         what: name of the work in errors.
+        limits: called in the child first, to limit the resources of the process.
 
     Raises:
         ConvertError: ``work`` raised an exception, the child crashed, or it did not finish in time. The message gives
@@ -42,7 +45,7 @@ def run_forked(work: Callable[[], object], folder: Path, *, limit: float, what: 
         warnings.simplefilter("ignore", DeprecationWarning)  # about threads and fork: the child uses no parent's thread
         child = os.fork()
     if not child:
-        _work(work, writing, folder)
+        _work(work, limits, writing, folder)
     os.close(writing)
     try:
         answer = _read(reading, limit)
@@ -79,7 +82,7 @@ def _read(descriptor: int, limit: float) -> bytes | None:
     return None
 
 
-def _work(work: Callable[[], object], answer: int, folder: Path) -> NoReturn:
+def _work(work: Callable[[], object], limits: Callable[[], object], answer: int, folder: Path) -> NoReturn:
     """The child process. It exits here in any case, so that the parent's exit handlers do not run a second time."""
     status = 1
     try:
@@ -96,6 +99,7 @@ def _work(work: Callable[[], object], answer: int, folder: Path) -> NoReturn:
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
         os.environ["OMP_NUM_THREADS"] = "1"
         try:
+            limits()
             work()
         except NcnnkitError as error:
             os.write(answer, json.dumps({"what": error.what, "hint": error.hint}).encode())

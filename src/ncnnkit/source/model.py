@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..artifact import Tensor
 from ..codec import readable
-from ..errors import ModelError, NcnnkitError
+from ..errors import ModelError, NcnnkitError, reading, reason
 from ..formatting import shape_option
 from ..model.graph import Graph
 from ..model.shapes import natural
@@ -237,9 +237,7 @@ def example_arrays(inputs: Sequence[InputSpec]) -> list[Array]:
 
 def say(error: BaseException) -> str:
     """The message of a library's exception as one short clause."""
-    text = " ".join(str(error).split())
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:\s*)?", "", text)
-    text = text if len(text) <= 300 else f"{text[:300]} …"
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:\s*)?", "", reason(error))
     return text or type(error).__name__
 
 
@@ -336,6 +334,10 @@ def listed(values: Iterable[Any]) -> str:
 
 _PREPROCESS_KEY = "ncnnkit.preprocess"
 _LABELS_KEY = "ncnnkit.labels"
+# JSON and Python's literals of any depth, and what is in them.
+_UNREADABLE = (
+    ValueError, SyntaxError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, MemoryError,
+)  # fmt: skip
 
 
 def read_metadata(
@@ -345,7 +347,8 @@ def read_metadata(
     labels = None
     # YOLOv5's own files do not name the task. A file of another program may have "names", too.
     by_ultralytics = "names" in metadata and not metadata.keys().isdisjoint(("task", "stride"))
-    try:
+    faults = (ValueError, SyntaxError, TypeError, AttributeError, LookupError, NcnnkitError)
+    with reading(reference, ModelError, *faults, what="its metadata cannot be read"):
         if _LABELS_KEY in metadata:
             labels = tuple(readable(str(name)) for name in json.loads(metadata[_LABELS_KEY]))
         elif by_ultralytics:  # a Python dict, class index -> name; the index is a string if it came through JSON
@@ -355,8 +358,6 @@ def read_metadata(
         if _PREPROCESS_KEY in metadata:
             found = Preprocess.from_dict(json.loads(metadata[_PREPROCESS_KEY]))
             return fit(found, inputs), f"the model's own metadata ({_PREPROCESS_KEY})", labels
-    except (ValueError, SyntaxError, TypeError, AttributeError, LookupError, NcnnkitError) as error:
-        raise ModelError(f"its metadata cannot be read: {say(error)}", where=reference) from None
     axes = image_input(inputs)
     if by_ultralytics and axes:
         size = (axes.height, axes.width)

@@ -16,10 +16,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ConvertError, FormatError, StorageError
+from ..errors import ConvertError, FormatError, ModelError, StorageError, printable
 from ..model import ncnnfile, ops
 from ..model.graph import Graph
-from ..onboard.process import die_with_parent
+from ..onboard.process import die_with_parent, limit_self
 from ..record.folder import LOG
 from ..samples.items import InputSpec
 from .model import say
@@ -36,6 +36,9 @@ FAILURE_HINTS = {
 LEAST_SECONDS = 60.0
 SECONDS_PER_MB = 2.0
 """Time limit of pnnx: so many seconds, and so many more for each MB of the model. It normally takes a tenth of that."""
+
+FILE_BYTES, FILES_PER_MODEL = 64 << 20, 8
+"""pnnx may write files of so many bytes, plus so many times the size of the model."""
 
 _CAST = "Tensor.to"  # the layer type that pnnx writes for a cast
 
@@ -94,8 +97,8 @@ def _place(path: Path, folder: Path) -> Path:
     model = folder / ("model.onnx" if onnx else "model.pt")
     try:
         whole = inline_external_data(path) if onnx else None
-    except OSError as error:
-        raise ConvertError(f"the model's weights cannot be read: {say(error)}") from None
+    except ModelError as error:
+        raise ConvertError(error.what, where=error.where, hint=error.hint) from None
     try:
         if whole is None:
             os.symlink(path.resolve(), model)
@@ -115,6 +118,12 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
     command = [str(pnnx), model.name, f"inputshape={shapes}", "fp16=0"]
     shown = " ".join(["pnnx", *command[1:]])
     limit = LEAST_SECONDS + SECONDS_PER_MB * model.stat().st_size / 1e6
+    largest = int(FILE_BYTES + FILES_PER_MODEL * model.stat().st_size)
+
+    def limited() -> None:
+        die_with_parent()  # it may take minutes, which nobody waits for when this process is killed
+        limit_self(largest)
+
     try:
         done = subprocess.run(
             command,
@@ -124,7 +133,7 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=limit,
-            preexec_fn=die_with_parent,  # otherwise it may run on for minutes after this process is killed
+            preexec_fn=limited,
         )
         status, output = done.returncode, done.stdout
     except OSError as error:
@@ -134,7 +143,7 @@ def _run(pnnx: Path, model: Path, inputs: Sequence[InputSpec], log: Path) -> str
     printed = output.decode("utf-8", "replace")
     try:
         with open(log, "a", encoding="utf-8") as file:
-            file.write(f"$ {shown}\n{printed}\n")
+            file.write(printable(f"$ {shown}\n{printed}\n"))
     except OSError as error:
         raise StorageError(f"cannot be written: {say(error)}", where=str(log)) from None
     if status is None:

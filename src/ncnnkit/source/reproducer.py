@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import quoting
 from ..errors import StorageError
 from ..model import ncnnfile
 from ..model.graph import Graph, Layer
@@ -17,7 +18,7 @@ from .model import Array, ModelSource, say
 FILES = ("layer.param", "layer.bin", "output.npy", "reproduce.py")
 """The files that every reproducer has."""
 
-_SCRIPT = '''"""The output of {layer} in ncnn differs from that of {tensor} in the original."""
+_SCRIPT = """{about}
 
 import ncnn
 import numpy as np
@@ -37,7 +38,7 @@ print("ncnn", ncnn.__version__)
 print("ncnn:    ", found[:8])
 print("original:", expected[:8])
 print("SQNR:    ", 10 * np.log10(np.sum(expected**2) / np.sum((found - expected) ** 2)), "dB")
-'''
+"""
 
 
 def check_folder(folder: Path) -> None:
@@ -94,7 +95,8 @@ def write_reproducer(
             files.append(f"input-{index}.npy")
             np.save(folder / files[-1], np.ascontiguousarray(known[blob], np.float32))
         np.save(folder / "output.npy", known[check.blob].astype(np.float32))
-        script = _SCRIPT.format(layer=f"{check.type} {check.layer}", tensor=check.tensor.maker, inputs=len(begins))
+        about = f"ncnn computes {check.type} {check.layer} otherwise than the original does: {check.tensor.maker}."
+        script = _SCRIPT.format(about=quoting.python(about), inputs=len(begins))
         (folder / "reproduce.py").write_text(script, encoding="utf-8")
         if source.kind == "onnx" and _save_onnx(source, [tensors[b] for b in begins], check.tensor.name, folder):
             files.append("layer.onnx")

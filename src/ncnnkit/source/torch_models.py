@@ -20,7 +20,7 @@ from ..samples.preprocess import Preprocess
 from ..samples.presets import from_timm, from_torchvision
 from .model import ModelSource, file_safe, listed, say, settle_inputs
 from .torchrun import TORCH_HINT, example_inputs, forward_names, torch_run, watched_outputs
-from .weights import load_weights, require_reachable
+from .weights import load_weights, only_tensors, require_reachable
 
 _STATISTICS_BATCH = 16
 
@@ -112,7 +112,8 @@ def _download_torchvision(reference: str, builder: Any, member: Any) -> Any:
             f"put the file into {folder}, or give --weights FILE or none",
         )
     try:
-        return builder(weights=member)
+        with only_tensors():
+            return builder(weights=member)
     except Exception as error:  # a broken download: URL, hash and pickle errors
         raise ModelError(
             f"the weights {file.name} cannot be loaded: {say(error)}",
@@ -136,7 +137,8 @@ def _build_from_timm(reference: str, weights: str) -> Built:
     try:
         if weights == "default":
             found = _find_timm_weights(reference, timm.get_pretrained_cfg(name).to_dict())
-            module = build(pretrained=True, pretrained_cfg_overlay=found)
+            with only_tensors():
+                module = build(pretrained=True, pretrained_cfg_overlay=found)
         else:
             module = build() if weights == "none" else load_weights(build, Path(weights))
     except NcnnkitError:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import os
 import pickle
 import urllib.request
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from ..onboard.userfiles import open_regular
 from .model import say
 
 _DOWNLOAD_SECONDS = 10.0
@@ -61,11 +65,52 @@ def load_weights(build: Callable[..., Any], path: Path) -> Any:
     return module
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    import torch
+COMPRESSED = 64 << 20
+"""Bytes that the compressed members of a file of torch may have together when they are unpacked."""
 
+
+def require_stored(archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse a file of torch that says it holds much more than it can.
+
+    torch stores weights and code as they are, and compresses only what helps to debug. What members declare is the
+    memory that torch takes for them.
+
+    Raises:
+        ModelError: members that are not compressed declare more than the file has, or the others too much.
+    """
+    sizes = {True: 0, False: 0}
+    for info in archive.infolist():
+        sizes[info.compress_type == zipfile.ZIP_STORED] += info.file_size
+    if sizes[True] > path.stat().st_size or sizes[False] > COMPRESSED:
+        what = f"would take {sum(sizes.values()) / 1e6:.0f} MB when it is unpacked, which torch's own files do not"
+        raise ModelError(what, where=str(path), hint="save it with torch")
+
+
+@contextmanager
+def only_tensors() -> Iterator[None]:
+    """Make every ``torch.load`` refuse a pickle that holds more than tensors, also those of other libraries."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _read_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError("no such file", where=str(path), hint="--weights default, none or a file")
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            require_stored(archive, path)
+    except (zipfile.BadZipFile, OSError, LookupError, ValueError):
+        pass  # an older format of torch, or safetensors; or it is damaged, and the library says how
+    import torch  # takes a moment, so the file is looked at first
+
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

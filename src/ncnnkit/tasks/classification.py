@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ class Classification(Task):
         """Whether the best classes of two networks, and the label, agree."""
         best, five = int(theirs.argmax()), top_k(ours, 5)
         prefers, labelled = bool(theirs.min() < theirs.max()), truth is not None
-        return Row(prefers, best == five[0], best in five, labelled, truth == five[0], truth in five)
+        return _row(prefers, best == five[0], best in five, labelled, truth == five[0], truth in five)
 
     def summarise(self, rows: Sequence[Row]) -> dict[str, float | None]:
         """The shares. Samples for which the original prefers no class do not count for the agreement."""
@@ -73,6 +74,10 @@ class Classification(Task):
             "top1": ratio([(row.labelled and row.right, row.labelled) for row in rows]),
             "top5": ratio([(row.labelled and row.right_five, row.labelled) for row in rows]),
         }
+
+
+# Equal rows are one object: there are at most 64, and they are kept for every sample.
+_row = lru_cache(maxsize=None)(Row)
 
 
 def top_k(scores: Array, k: int) -> list[int]:

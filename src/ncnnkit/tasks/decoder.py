@@ -197,7 +197,16 @@ class Decoder:
             return "its decoder has prototypes without a number or a step"
         if self.boxes not in ("xyxy", "cxcywh") and not (self.anchors or "priors" in self.parts):
             return "its decoder has no anchors"
-        if sum(max(grid.rows, 0) * max(grid.columns, 0) * len(grid.sizes) for grid in self.anchors) > _MOST:
+        numbers = [
+            *self.size, *self.scale, *self.weights, self.largest_growth, self.prototype_step, self.score_threshold,
+            self.iou_threshold, self.axis, self.first_label,
+            *(number for grid in self.anchors for pair in (grid.step, grid.first, *grid.sizes) for number in pair),
+        ]  # fmt: skip
+        if not all(abs(number) <= _MOST for number in numbers) or 0 in self.weights:
+            return "its decoder has a number out of range"
+        if not all(min(grid.rows, grid.columns, grid.count) > 0 for grid in self.anchors):
+            return "its decoder has a grid without anchors"
+        if sum(grid.count for grid in self.anchors) > _MOST:
             return "its decoder has too many anchors"
         return ""
 

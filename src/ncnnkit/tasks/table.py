@@ -81,8 +81,11 @@ class Asked:
                     said[key] = value
                 else:
                     values[key] = type(numbers[key])(value)
+                    if not abs(values[key]) <= _LARGEST:  # also not a number
+                        raise ValueError
             except ValueError:
-                raise RecipeError(f"{item!r}: {value!r} is not a valid number", where="task") from None
+                what = f"{item[:80]!r}: {value[:80]!r} is not a valid number"
+                raise RecipeError(what, where="task") from None
         if said.get("head", DETECTORS[0]) not in DETECTORS:
             raise RecipeError(f"unknown head {said['head']!r}", where="task", hint=", ".join(DETECTORS))
         return cls(name, values, **said)
@@ -90,6 +93,9 @@ class Asked:
     def applied(self, task: Task) -> Task:
         """A task with the attributes that the user gave."""
         return dataclasses.replace(task, **cast(Any, self.values))
+
+
+_LARGEST = (1 << 31) - 1  # of an attribute: an app stores it in 32 bits
 
 
 def _numbers(kind: type[Task]) -> dict[str, float]:

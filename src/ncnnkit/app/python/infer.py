@@ -31,7 +31,7 @@ from ncnnkit.app.python_parts.network import Model, Network, Settings, in_words,
 from ncnnkit.app.python_parts.selftest import self_test
 from ncnnkit.app.python_tasks.classification import describe, draw, lines, makes, picture
 from ncnnkit.app.python_tasks.common import Failure
-from ncnnkit.errors import NcnnkitError
+from ncnnkit.errors import NcnnkitError, printable
 from ncnnkit.onboard.picture import Array
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -145,12 +145,12 @@ def answer_one(args: argparse.Namespace, model: Model, settings: Settings) -> No
         report.update(describe(found, model.labels, args.top))
         if makes(model.facts):
             report[makes(model.facts)] = str(output) if is_picture(output) else None
-        print(json.dumps(report))
+        say(json.dumps(report))
         return
     for line in in_words(report):
-        print(line)
+        say(line)
     for line in lines(found, model.labels, args.top):
-        print(line)
+        say(line)
 
 
 def answer_all(args: argparse.Namespace, model: Model, settings: Settings) -> int:
@@ -161,7 +161,7 @@ def answer_all(args: argparse.Namespace, model: Model, settings: Settings) -> in
         raise UsageError("a folder or stdin is for a model with one input")
     network, status = Network(model, settings), 0
     for note in network.notes:
-        print("infer: note: " + note, file=sys.stderr)
+        say("infer: note: " + note, file=sys.stderr)
     for name, read in each_input(args.words[0], model.facts, args.tile):
         said: Dict[str, Any] = {"input": name}
         try:
@@ -171,10 +171,15 @@ def answer_all(args: argparse.Namespace, model: Model, settings: Settings) -> in
         except Failure as failure:
             status, text = 1, ""
             said["error"] = str(failure)
-            print("infer: %s" % failure, file=sys.stderr)
+            say("infer: %s" % failure, file=sys.stderr)
         if args.json or text:
-            print(json.dumps(said) if args.json else text, flush=True)
+            say(json.dumps(said) if args.json else text, flush=True)
     return status
+
+
+def say(text: Any, **where: Any) -> None:
+    """Print a line. Names of files and classes may hold codes that control a terminal."""
+    print(printable(str(text)), **where)
 
 
 def save(
@@ -228,13 +233,13 @@ def main() -> int:
     try:
         return run(sys.argv[1:])
     except UsageError as error:
-        print("infer: %s" % error, file=sys.stderr)
+        say("infer: %s" % error, file=sys.stderr)
         return 2
     except (Failure, NcnnkitError) as failure:
-        print("infer: %s" % failure, file=sys.stderr)
+        say("infer: %s" % failure, file=sys.stderr)
         return 1
     except OSError as error:
-        print("infer: %s" % ("%s: %s" % (error.filename, error.strerror) if error.filename else error), file=sys.stderr)
+        say("infer: %s" % ("%s: %s" % (error.filename, error.strerror) if error.filename else error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

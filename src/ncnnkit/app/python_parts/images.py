@@ -10,6 +10,7 @@ import numpy as np
 
 from ncnnkit.app.python_tasks.common import Failure
 from ncnnkit.onboard.picture import DEEP, Array, eight_bits
+from ncnnkit.onboard.userfiles import open_regular, opened_image, read_bytes
 
 # -------------------------------------------------------------------------------------------------- Pillow's resizing
 
@@ -101,15 +102,19 @@ def in_color(pixels: Array, channels: int) -> Array:
 
 def read_image(path: Path) -> Array:
     """Read an image as uint8 (H, W), (H, W, 3) or (H, W, 4). Raises Failure."""
-    data = path.read_bytes()
-    if data[:2] in (b"P5", b"P6"):
-        return decode_pnm(data)
     try:
-        from PIL import Image
+        with open_regular(path) as file:
+            head = file.read(2)
+        if head in (b"P5", b"P6"):
+            return decode_pnm(read_bytes(path))
+    except OSError as error:
+        raise Failure("cannot be read: %s" % error.strerror) from None
+    try:
+        import PIL  # noqa: F401
     except ImportError:
         raise Failure("is not a PPM or PGM image, and other formats need Pillow (pip install Pillow)") from None
     try:
-        with Image.open(path) as image:
+        with opened_image(path) as image:
             return from_pillow(image)
     except Exception as error:  # a decoder may raise anything for a damaged file
         raise Failure("is not an image: %s" % error) from None

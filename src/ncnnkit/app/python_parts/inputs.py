@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from ncnnkit.onboard.picture import (
     resize_as_opencv,
     to_tensor,
 )
+from ncnnkit.onboard.userfiles import LINES, WHOLE, check_regular, read_npz, read_text
 
 Facts = Dict[str, Any]
 """The content of infer.json, or a part of it."""
@@ -129,20 +129,23 @@ def read_array(path: Path, name: str = "") -> Array:
     """Read a finite float32 array. From a ``.npz``, it is the array with this name, or the only one. Raises Failure."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                key = arrays.files[0] if len(arrays.files) == 1 else name
-                if key not in arrays.files:
-                    raise Failure("contains no array %s: it has %s" % (name, ", ".join(arrays.files) or "none"))
-                values = arrays[key]
+            arrays = read_npz(path)
+            key = next(iter(arrays)) if len(arrays) == 1 else name
+            if key not in arrays:
+                raise Failure("contains no array %s: it has %s" % (name, ", ".join(arrays) or "none"))
+            values = arrays[key]
         elif path.suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
+            check_regular(path, WHOLE)
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
         else:
-            values = np.array(path.read_text().replace(",", " ").replace(";", " ").split(), np.float32)
+            values = np.array(read_text(path, LINES).replace(",", " ").replace(";", " ").split(), np.float32)
         if values.dtype.kind not in "fiub":
             raise Failure("does not contain numbers, but %s" % values.dtype)
         with np.errstate(over="ignore"):
             values = values.astype(np.float32)
-    except (ValueError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
+    except OSError as error:
+        raise Failure("cannot be read: %s" % (error.strerror or error)) from None
+    except (ValueError, EOFError, SyntaxError) as error:
         raise Failure("does not contain numbers: %s" % error) from None
     if not np.isfinite(values).all():
         raise Failure("contains NaN or infinity")

@@ -18,6 +18,7 @@ from ncnnkit.app.python_tasks.classification import answer
 from ncnnkit.app.python_tasks.common import Failure, Tile
 from ncnnkit.onboard.picture import Array
 from ncnnkit.onboard.storages import check_storages, layers_of
+from ncnnkit.onboard.userfiles import LINES, read_text
 
 # -------------------------------------------------------------------------------------------------------- model files
 
@@ -73,7 +74,7 @@ def open_model(home: Path, files: Sequence[Path], checked: bool) -> Model:
 def beside(folder: Path, name: str) -> str:
     """The text of a file in a folder. Raises Failure."""
     try:
-        return (folder / name).read_text(encoding="utf-8")
+        return read_text(folder / name, LINES)
     except OSError as error:
         raise Failure("%s: cannot be read: %s" % (folder / name, error.strerror)) from None
 
@@ -81,7 +82,7 @@ def beside(folder: Path, name: str) -> str:
 def check_file(path: Path) -> None:
     """Refuse a file if its checksum differs from that in checksums.txt beside it."""
     try:
-        lines = path.with_name("checksums.txt").read_text(encoding="utf-8").splitlines()
+        lines = read_text(path.with_name("checksums.txt")).splitlines()
     except OSError:
         return
     written = {name: crc for crc, _, name in (line.partition(" ") for line in lines)}

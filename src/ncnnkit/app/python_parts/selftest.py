@@ -17,6 +17,7 @@ from ncnnkit.app.python_parts.network import Model, Network, Settings, in_words,
 from ncnnkit.app.python_tasks.classification import agreement
 from ncnnkit.app.python_tasks.common import Failure, rounded
 from ncnnkit.onboard.picture import Array
+from ncnnkit.onboard.userfiles import LINES, read_text
 
 # ---------------------------------------------------------------------------------------------------------- self-test
 
@@ -116,7 +117,7 @@ def read_examples(folder: Path) -> List[Example]:
 def read_example(path: Path) -> Example:
     """Read an example. Raises Failure."""
     example = Example(path, [], [], {})
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path, LINES).splitlines():
         word, _, rest = line.partition(" ")
         try:
             if word == "file":

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
+from ..process import die_with_parent
 from .base import Calibration, CannotMakeError, Engine, Opened, Running
 
 COMMAND = "onnx2tf"
@@ -66,7 +67,7 @@ class LiteRT(Engine):
         given = Path(folder, "given.onnx")
         shutil.copy(onnx, given)  # onnx2tf writes the names of operators into its input file
         command = [COMMAND, "-i", str(given), "-o", folder, "-coion", "-n"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=die_with_parent)
         if done.returncode:
             said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
             raise CannotMakeError("onnx2tf: %s" % (said[-1] if said else "it failed"))

@@ -14,8 +14,8 @@ from pathlib import Path
 from . import ENGINES
 from .base import Calibration
 
-SILENT = {"CI": "true", "ONNXRUNTIME_DISABLE_TELEMETRY": "1"}
-"""Environment variables that stop tools from sending usage statistics."""
+SILENT = {"CI": "true"}
+"""Environment variables that stop tools from sending usage statistics, beside :data:`ncnnkit.onboard.SILENT`."""
 
 
 def main(request: str) -> None:

@@ -14,7 +14,7 @@ from ..facts import VulkanDevice
 from ..machine import vulkan_devices
 from ..messages import Message
 from ..network import repeated
-from ..process import drop_file_cache, own_memory_mb, pin, reset_peak
+from ..process import drop_file_cache, limit_self, own_memory_mb, pin, reset_peak
 from . import ENGINES
 from .base import Opened, Running
 
@@ -33,6 +33,8 @@ class EngineNetwork:
         """Load ``files``. The answer has the time in ms and the device."""
         pin(request.get("cpus"))  # threads that start later inherit the affinity
         import_module(self.engine.module)  # before the clock starts
+        if request["backend"] == "cpu":  # drivers of GPUs reserve more memory than there is
+            limit_self(memory="MemTotal")
         devices = vulkan_devices() if request["backend"] == "vulkan" else []
         if request.get("cold"):
             for file in request["files"]:

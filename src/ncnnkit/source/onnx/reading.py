@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx_ir.passes import common
 
-from ...errors import ConvertError
+from ...errors import ConvertError, ModelError
 from ..model import say
+from ..onnx_data import check_model
 from ..sessions import run_session
 from .control import RANDOM, resolve
 from .einsums import write_out
@@ -89,11 +90,14 @@ def load(path: Path) -> ir.Model:
         ConvertError: the file cannot be read.
     """
     try:
+        check_model(path)
         model = ir.load(path)
         common.InlinePass()(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         ir.external_data.load_to_model(model)  # only loads initializers, so constants were made initializers before
         common.RemoveUnusedNodesPass()(model)
+    except ModelError as error:
+        raise ConvertError(error.what, where=error.where, hint=error.hint) from None
     except Exception as error:  # onnx-ir and protobuf have exceptions of their own
         raise ConvertError(f"the ONNX file cannot be read: {say(error)}", where=str(path)) from None
     _widen(model)
@@ -108,7 +112,7 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
     """Find the shapes and constants of a loaded model for inputs of these shapes.
 
     Raises:
-        ConvertError: ONNX Runtime cannot run it with inputs of these shapes.
+        ConvertError: the model contradicts itself, or ONNX Runtime cannot run it with inputs of these shapes.
     """
     feeds = {
         str(value.name): example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
@@ -118,8 +122,11 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
         for name, value in model.graph.initializers.items()
         if value.const_value is not None
     }
-    proto = ir.serde.serialize_model(model)
-    types = _types(proto)
+    try:
+        proto = ir.serde.serialize_model(model)
+        types = _types(proto)
+    except Exception as error:  # ONNX and onnx-ir raise exceptions of their own for contradictory models
+        raise ConvertError(f"the ONNX file contradicts itself: {say(error)}") from None
     counted = _counted(model.graph, constants.keys())
     independent = _independent(model.graph, constants.keys(), counted)
     made = [str(value.name) for node in model.graph for value in node.outputs if value.name]

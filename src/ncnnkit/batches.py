@@ -1,0 +1,354 @@
+"""Maps a function over batches of work, here or on a Dask cluster: :func:`map_batches` and :func:`open_workers`.
+
+The interface is :class:`concurrent.futures.Executor`. A function and its arguments must be picklable for workers in
+other processes. What a function returns must be a statistic that merges exactly, so that the result does not depend on
+how the work was divided.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+from .errors import DeviceError, RecipeError, RuntimeFailure
+from .older import Self
+from .onboard.process import available_cores
+
+R = TypeVar("R")
+
+AHEAD = 2  # batches for each worker that are begun or finished before the oldest one is; this bounds the memory
+TRIES = 3  # how often a batch runs whose workers are lost
+MOST = 32  # samples in a batch: little work is lost with a worker, and little memory is needed to send it
+SHARE = 4  # batches for each worker, if there are enough samples: the workers finish at about the same time
+PATIENCE = 60.0  # seconds to wait for a scheduler, and for its first worker
+LOCAL = "local"
+"""The scheduler that stands for a Dask cluster on this machine."""
+
+SCHEMES = ("tcp://", "tls://", "ws://", "wss://")
+
+
+class WorkerLost(Exception):
+    """The process that worked on a batch has died. The batch may run again."""
+
+
+class Workers:
+    """Where batches run. Use it in a ``with`` block.
+
+    Args:
+        executor: runs functions. It is not shut down here.
+        count: how many functions it runs at the same time.
+        remote: whether it runs them in other processes, which may be on other machines.
+
+    Attributes:
+        token: identifies what these workers started. It changes when they are stopped.
+        name: what they are, for the user.
+        dashboard: the address of a page that shows what they do; empty if there is none.
+    """
+
+    name = "processes on this machine"
+    dashboard = ""
+
+    def __init__(self, executor: Executor, count: int, *, remote: bool) -> None:
+        self.executor, self._count, self.remote = executor, count, remote
+        self.token = uuid.uuid4().hex
+        self._enders: list[Callable[[str], None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def count(self) -> int:
+        """How many batches run at the same time."""
+        return self._count
+
+    @property
+    def said(self) -> str:
+        """What they are, and where to watch them, for the user."""
+        return f"{self.name}, dashboard at {self.dashboard}" if self.dashboard else self.name
+
+    def share(self, value: Any) -> Any:
+        """An argument for :func:`map_batches` that stands for ``value`` and is sent once to each worker."""
+        return value
+
+    def ends(self, function: Callable[[str], None]) -> None:
+        """Have a function of a module called with :attr:`token` wherever batches ran, when the workers are stopped."""
+        if function not in self._enders:
+            self._enders.append(function)
+
+    def stop(self) -> None:
+        """End what the workers started, so that no batch goes on. They can be used again."""
+        token, self.token = self.token, uuid.uuid4().hex
+        for function in self._enders:
+            function(token)
+
+    def close(self) -> None:
+        """Stop, and release the workers."""
+        self.stop()
+
+
+class _Here(Workers):
+    """Threads of this process. They wait for the serving processes that they start."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(ThreadPoolExecutor(count), count, remote=False)
+
+    def close(self) -> None:
+        super().close()
+        self.executor.shutdown(cancel_futures=True)
+
+
+class _Dask(Workers):
+    """The workers of a Dask scheduler."""
+
+    def __init__(self, client: Any, cluster: Any, name: str) -> None:
+        super().__init__(client.get_executor(pure=False), 0, remote=True)
+        self._client, self._cluster = client, cluster
+        self.name, self.dashboard = name, client.dashboard_link or ""
+
+    @property
+    def count(self) -> int:
+        """The threads of all workers that there are now; a cluster may grow and shrink."""
+        threads: dict[str, int] = self._client.nthreads()
+        return max(1, sum(threads.values()))
+
+    def share(self, value: Any) -> Any:
+        # A task and not scattered data: if the only worker that holds it is lost, Dask can run a task again.
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is large: that is why it is sent once
+            return self._client.submit(_itself, value, pure=False)
+
+    def stop(self) -> None:
+        token, self.token = self.token, uuid.uuid4().hex
+        for function in self._enders:
+            with suppress(Exception):  # workers that are gone have ended already
+                self._client.run(function, token)
+
+    def close(self) -> None:
+        super().close()
+        for each in (self._client, self._cluster):
+            if each is not None:
+                with suppress(Exception):
+                    each.close(timeout=PATIENCE)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def check_scheduler(scheduler: str) -> None:
+    """Raise RecipeError if this cannot be a scheduler."""
+    if scheduler in ("", LOCAL) or (scheduler.startswith(SCHEMES) and scheduler.partition("://")[2]):
+        return
+    raise RecipeError(f"unknown scheduler {scheduler!r}", hint=f"{LOCAL}, or an address such as tcp://10.0.0.5:8786")
+
+
+@contextmanager
+def open_workers(scheduler: str = "", count: int | None = None) -> Iterator[Workers]:
+    """The workers of a scheduler, in a ``with`` block.
+
+    Args:
+        scheduler: empty for processes on this machine; ``local`` for a Dask cluster on this machine; the address of a
+            Dask scheduler, such as ``tcp://10.0.0.5:8786``, for its workers.
+        count: the number of processes on this machine; by default one per core. A scheduler at an address knows its own
+            number.
+
+    Raises:
+        RecipeError: the scheduler is not one of these.
+        ToolError: distributed is not installed, the scheduler does not answer, or its workers cannot be used.
+
+    Example:
+        >>> with open_workers(count=2) as workers:
+        ...     list(map_batches(pow, [(2, 3), (3, 2)], workers))
+        [8, 9]
+    """
+    check_scheduler(scheduler)
+    with _Here(count or available_cores()) if not scheduler else _connected(scheduler, count) as workers:
+        yield workers
+
+
+@contextmanager
+def given_or_here(workers: Workers | None, count: int | None = None) -> Iterator[Workers]:
+    """These workers, or processes on this machine that end with the block, no more than there are cores."""
+    if workers is not None:
+        yield workers
+        return
+    cores = available_cores()
+    with open_workers(count=min(count or cores, cores)) as here:
+        yield here
+
+
+def as_workers(executor: Executor, count: int | None = None) -> Workers:
+    """The workers of an executor that a caller has.
+
+    Args:
+        executor: any :class:`concurrent.futures.Executor`, such as a ``ProcessPoolExecutor`` or what
+            ``dask.distributed.Client.get_executor`` returns.
+        count: how many functions it runs at the same time; by default its ``max_workers``, or the number of cores.
+    """
+    found = count or getattr(executor, "_max_workers", None) or available_cores()
+    return Workers(executor, found, remote=not isinstance(executor, ThreadPoolExecutor))
+
+
+def _connected(scheduler: str, count: int | None) -> Workers:
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        from .errors import ToolError
+
+        raise ToolError(
+            "--scheduler needs Dask, which is not installed", hint="pip install 'ncnnkit[cluster]'"
+        ) from None
+    cluster = None
+    if scheduler == LOCAL:
+        cores = count or available_cores()
+        # One thread each: a worker prepares the samples of one serving process, which has a thread of its own.
+        cluster = LocalCluster(
+            n_workers=cores, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR
+        )
+    try:
+        client = Client(cluster or scheduler, timeout=PATIENCE, set_as_default=False)
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+            _check_workers(client, scheduler)
+        except BaseException as error:
+            client.close()
+            if type(error).__name__ == "TimeoutError":  # asyncio's, which is another class in Python 3.10
+                raise DeviceError("the scheduler has no worker", where=scheduler, hint="dask worker ADDRESS") from None
+            raise
+    except (OSError, ValueError) as error:
+        if cluster is not None:
+            cluster.close()
+        hint = "`dask scheduler` prints the address of a scheduler"
+        raise DeviceError(f"no Dask scheduler answers: {error or 'timeout'}", where=scheduler, hint=hint) from None
+    except BaseException:
+        if cluster is not None:
+            cluster.close()
+        raise
+    number = len(client.scheduler_info(n_workers=-1)["workers"])
+    return _Dask(client, cluster, f"{number} Dask worker{'s' if number != 1 else ''}")
+
+
+def versions() -> tuple[str, str]:
+    """The versions of ncnnkit and of ncnn in this process: what must be the same on all workers."""
+    from importlib.metadata import version
+
+    return version("ncnnkit"), version("ncnn")
+
+
+def _check_workers(client: Any, scheduler: str) -> None:
+    """Raise DeviceError if a worker has no ncnnkit, or another version of it or of ncnn."""
+    ours = versions()
+    for worker, found in client.run(versions, on_error="return").items():
+        if isinstance(found, BaseException):
+            what = f"worker {worker} cannot run ncnnkit: {found}"
+            raise DeviceError(what, where=scheduler, hint="install ncnnkit in the environment of its workers")
+        if tuple(found) != ours:
+            what = "worker {} has ncnnkit {} with ncnn {}; here they are {} and {}".format(worker, *found, *ours)
+            raise DeviceError(what, where=scheduler, hint="install the same versions")
+
+
+def batch_size(samples: int, workers: Workers, share: float = SHARE) -> int:
+    """How many samples of a set a batch has.
+
+    Args:
+        samples: the number of samples.
+        share: the number of batches for each worker, if they are not limited to :data:`MOST` samples.
+    """
+    return max(1, min(MOST, math.ceil(samples / (workers.count * share)), samples))
+
+
+def batches_of(samples: int, size: int) -> Iterator[range]:
+    """The positions of the samples in each batch."""
+    return (range(start, min(start + size, samples)) for start in range(0, samples, size))
+
+
+def _nothing(_: int) -> None:
+    pass
+
+
+def map_batches(
+    function: Callable[..., R],
+    batches: Iterable[Sequence[Any]],
+    workers: Workers,
+    done: Callable[[int], None] = _nothing,
+    instead: Callable[[int, str], R] | None = None,
+) -> Iterator[R]:
+    """What a function returns for each batch, in the order of the batches.
+
+    A few batches for each worker are taken ahead, so the memory does not depend on the number of batches. A batch whose
+    worker is lost runs again. If the iteration ends early, the workers are stopped.
+
+    Args:
+        function: called with the items of a batch as arguments.
+        batches: the arguments of each call.
+        workers: run the function.
+        done: called in this thread with the number of each batch that is finished, in the order in which they finish.
+        instead: makes the result of a batch, from its number and the reason, if its workers are always lost; by default
+            that is an error.
+
+    Raises:
+        RuntimeFailure: a batch lost its worker several times.
+        DeviceError: the scheduler is lost.
+        Exception: whatever the function raises.
+    """
+    coming, running, ready = enumerate(batches), dict[Future[R], tuple[int, Sequence[Any], int]](), dict[int, R]()
+    most, number, more = AHEAD * workers.count, 0, True
+
+    def begin(index: int, batch: Sequence[Any], tries: int = 1) -> None:
+        running[workers.executor.submit(function, *batch)] = index, batch, tries
+
+    finished = False
+    try:
+        while True:
+            while more and len(running) + len(ready) < most:
+                if more := (found := next(coming, None)) is not None:
+                    begin(*found)
+            while number in ready:
+                yield ready.pop(number)
+                number += 1
+            if not running and not more:
+                finished = True
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                index, batch, tries = running.pop(future)
+                try:
+                    ready[index] = future.result()
+                except WorkerLost as error:
+                    if tries < TRIES:
+                        begin(index, batch, tries + 1)
+                        continue
+                    if instead is None:
+                        raise RuntimeFailure(str(error)) from None
+                    ready[index] = instead(index, str(error))
+                except (CancelledError, BrokenExecutor) as error:
+                    what = f"the workers were lost: {error}".rstrip(": ")
+                    raise DeviceError(what, where=workers.name) from None
+                except Exception as error:
+                    if type(error).__name__ != "KilledWorker":  # Dask's; its module may not be there
+                        raise
+                    what = "a batch ended every worker that ran it, perhaps for lack of memory"
+                    raise RuntimeFailure(what, where=workers.name) from None
+                done(index)
+    finally:
+        if not finished:
+            for future in running:
+                future.cancel()
+            workers.stop()
