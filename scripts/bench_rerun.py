@@ -26,7 +26,7 @@ CHANGES = {
     "the same again": [],
     "`--rounds 2`": ["--rounds", "2"],
     "`--method kl`": ["--method", "kl"],
-    "`--mean 0.5,0.5,0.5`": ["--mean", "0.5,0.5,0.5"],
+    "`--mean 0.4,0.4,0.4`": ["--mean", "0.4,0.4,0.4"],
 }
 """Row -> the options that it adds to those of the first run."""
 

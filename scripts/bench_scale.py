@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import resource
 import sys
 import tempfile
 import time
@@ -190,9 +189,9 @@ def inside(work: str, images: int) -> None:
 
 
 def profile_table(images: int, count: int) -> None:
-    """What the processors did, and how long the serving processes worked.
+    """What an image costs: the network, and the main process, which reads, sends and compares.
 
-    The time in the network of a calibration is that of the same inferences without counting.
+    The times of the processor hold on a busy machine. The time in the network does not: it is that of a clock.
     """
     asked: dict[str, list[float]] = {}
     honest = CheckedChild.ask
@@ -212,23 +211,20 @@ def profile_table(images: int, count: int) -> None:
         start = time.process_time()
         for _ in samples:
             pass
-        print(f"Reading an image: {(time.process_time() - start) / images * 1000:.1f} ms of a core.\n")
-        print(
-            "| work | seconds | processes busy | of that in the network | CPU of the main process | CPU of the others |"
-        )
-        print("| --- " * 6 + "|")
+        reading = (time.process_time() - start) / images * 1000
+        print("| work | processes busy | network, ms | reading, ms | other work of the main process, ms |")
+        print("| --- " * 5 + "|")
         for work, function in WORK.items():
             asked.clear()
-            before, own, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time(), time.perf_counter()
+            own, start = time.process_time(), time.perf_counter()
             with open_workers(count=count) as workers:
                 function(setting, samples, workers)
                 seconds = time.perf_counter() - start
-            after, own = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time() - own
-            others = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            busy = sum(sum(times) for op, times in asked.items() if op in ("run", "tally", "tally_so_far", "load"))
-            inner = f"{100 * sum(asked['network']) / busy:.0f} %" if "network" in asked else "–"
-            print(f"| {work} | {seconds:.1f} | {100 * busy / (seconds * count):.0f} % | {inner} "
-                  f"| {own:.1f} s | {others:.1f} s |")  # fmt: skip
+            own = (time.process_time() - own) / images * 1000
+            busy = sum(sum(times) for op, times in asked.items() if op != "network")
+            network = sum(asked.get("network", asked.get("tally", []))) / images * 1000
+            print(f"| {work} | {100 * busy / (seconds * count):.0f} % | {network:.1f} | {reading:.1f} "
+                  f"| {own - reading:.1f} |")  # fmt: skip
 
 
 def main() -> None:

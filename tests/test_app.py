@@ -61,7 +61,10 @@ def test_the_recommended_variant_by_default(own_run: Path, tmp_path: Path) -> No
     edit(own_run, recommended="fp16-cpu")
     assert make_app(own_run, tmp_path / "app").name == "fp16-cpu"
     edit(own_run, recommended=None)
-    with pytest.raises(RecipeError, match=r"the run recommends no variant \(give --variant, one of fp32-cpu"):
+    with pytest.raises(
+        RecipeError,
+        match=r"the run recommends no variant \(give --variant NAME, in Python variant=NAME, one of fp32-cpu",
+    ):
         make_app(own_run, tmp_path / "app")
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from ncnnkit.cli import app
 from ncnnkit.errors import RecipeError
-from ncnnkit.record.diff import Condition, compare_runs, measures
+from ncnnkit.record.diff import Change, Condition, compare_runs, measures
 from ncnnkit.record.variant import EMULATED
 from ncnnkit.report import junit, markdown
 from ncnnkit.report.several import NamedRun, render_comparison, tradeoff
@@ -154,6 +154,8 @@ def test_changes_are_marked_as_better_or_worse() -> None:
     assert (str(sqnr), sqnr.better) == ("23.1 dB → 22.1 dB (-1.0 dB)", False)
     assert str(row.changes["top1_agreement"]) == "96.7 % → 95.7 % (-1.0 %)"
     assert row.changes["size"].better is None
+    hidden = Change(row.changes["sqnr"].measure, 23.11, 23.12)
+    assert (str(hidden), hidden.better) == ("23.1 dB → 23.1 dB (+0.0 dB)", None), "the shown digits are the same"
     back = compare_runs(as_run(slower()), as_run(sample_run()))
     assert next(row for row in back.rows if row.name == "int8-cpu").changes["latency"].better is True
     assert found.notes == []

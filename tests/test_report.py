@@ -40,6 +40,7 @@ from ncnnkit.report import (
     layers,
     plan_table,
     plots,
+    profile_table,
     shipping,
     write_report,
 )
@@ -796,6 +797,28 @@ def test_the_layers_of_a_plan_can_be_sorted() -> None:
     first = column(0, "error")[0]
     (row,) = (line for line in shown(plan_table(layers_of_plan), 200).splitlines() if line.split()[0] == first)
     assert row.split()[1:5] == ["Convolution", "int8-winograd", "0.170", "0.0009"]
+
+
+def test_a_narrow_terminal_drops_columns_of_a_plan_instead_of_breaking_headings_and_figures() -> None:
+    layers_of_plan = as_run(sample_run()).plan.layers  # type: ignore[union-attr]
+    heads = {}
+    for width in (100, 60, 40):
+        text = shown(plan_table(layers_of_plan, width=width), width)
+        heads[width] = text.splitlines()[0].split()
+        assert {"0.170", "0.0009"} <= set(text.split()), "figures are whole"
+    assert heads[100] == ["layer", "type", "choice", "ms", "error", "why"]
+    assert heads[60] == ["layer", "choice", "ms", "error", "why"]
+    assert heads[40] == ["layer", "choice", "ms", "error"]
+    said = " ".join(shown(plan_table(layers_of_plan, width=40), 40).split())
+    assert "not shown, because the terminal is narrow: type, why (--json has everything)" in said
+
+
+def test_a_narrow_terminal_drops_columns_of_a_profile() -> None:
+    layer = {"name": "/blocks.1/expand/Conv", "type": "ConvolutionDepthWise", "runs_on": "CPU", "precision": "fp32",
+             "bits": 32, "ms": 0.508, "share": 0.051}  # fmt: skip
+    lines = shown(profile_table([layer], 40), 40).splitlines()
+    assert lines[0].split() == ["layer", "on", "precision", "ms", "%"]
+    assert lines[1].split()[1:] == ["CPU", "fp32", "0.508", "5.1"]
 
 
 def test_the_table_fits_a_terminal() -> None:

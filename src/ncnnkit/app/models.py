@@ -139,7 +139,9 @@ def find_variant(run: Run, name: str | None, home: Path) -> Variant:
     by_name = {variant.name: variant for variant in run.variants}
     if name is None and run.recommended is None:
         raise RecipeError(
-            "the run recommends no variant", where=str(home), hint=f"give --variant, one of {', '.join(by_name)}"
+            "the run recommends no variant",
+            where=str(home),
+            hint=f"give --variant NAME, in Python variant=NAME, one of {', '.join(by_name)}",
         )
     name = name or str(run.recommended)
     # If there are several devices, a precision means a variant of the first.

@@ -107,7 +107,7 @@ def profile(
     if as_json:
         print(json.dumps(figures, indent=2))
         return
-    out.print(profile_table(figures["layers"]))
+    out.print(profile_table(figures["layers"], out.width))
     print_notes(found.notes)
     out.print(found.how)
 

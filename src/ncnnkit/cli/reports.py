@@ -143,14 +143,16 @@ def explain_layer(
         raise RecipeError("the run made no mixed model", where=str(folder), hint="ncnnkit run --precision mixed")
     rows = [row for row in plan.layers if layer in (None, row.name)]
     if not rows:
-        raise RecipeError(f"no layer is called {layer!r}", where=str(folder), hint="ncnnkit explain-layer lists them")
+        raise RecipeError(
+            f"no layer is called {layer!r}", where=str(folder), hint=f"ncnnkit explain-layer {folder} lists them"
+        )
     if as_json:
         print_json(rows[0] if layer else rows)
     elif layer:
         out.print(layer_table(rows[0]))
         out.print(rows[0].why)
     else:
-        out.print(plan_table(rows, order))
+        out.print(plan_table(rows, order, out.width))
 
 
 def print_run(document: Any, output: Path, as_json: bool) -> None:

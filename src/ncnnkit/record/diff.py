@@ -267,7 +267,10 @@ class Change:
     @property
     def better(self) -> bool | None:
         """Whether the value became better; None if it did not change, may be noise, or has no known direction."""
-        if self.tie or self.before is None or self.after is None or self.before == self.after:
+        if self.tie or self.before is None or self.after is None:
+            return None
+        # A change that the shown digits hide is none: "21.5 dB → 21.5 dB" is neither better nor worse.
+        if self.measure.text(self.before) == self.measure.text(self.after):
             return None
         return None if self.measure.at_least is None else (self.after > self.before) == self.measure.at_least
 

@@ -215,20 +215,22 @@ def chosen(layer: PlannedLayer) -> LayerOption:
     return next(option for option in layer.options if option.choice == layer.choice)
 
 
-def plan_table(layers: Sequence[PlannedLayer], order: str = "network") -> Table:
+def plan_table(layers: Sequence[PlannedLayer], order: str = "network", width: int = 100) -> Table:
     """The plan, with a row for each layer.
 
     Args:
         order: a name in :data:`LAYER_ORDERS`.
+        width: the width of the terminal, in characters.
     """
     rows = [
         (layer.name, layer.type, layer.choice, plain(chosen(layer).ms), exact(chosen(layer).noise), layer.why)
         for layer in sorted(layers, key=LAYER_ORDERS[order])
     ]
-    table = _table(("layer", "type", "choice", "ms", "error", "why"), rows, left=3)
-    table.columns[-1].justify = "left"
-    table.caption = "ms: the layer alone. error: its part of the outputs' noise over signal. Both are predicted."
-    return table
+    return _table(
+        ("layer", "type", "choice", "ms", "error", "why"), rows, left=("layer", "type", "choice", "why"),
+        caption="ms: the layer alone. error: its part of the outputs' noise over signal. Both are predicted.",
+        width=width, spare=("type", "why"),
+    )  # fmt: skip
 
 
 def layer_table(layer: PlannedLayer) -> Table:
@@ -255,16 +257,23 @@ def tuning_table(candidates: Sequence[Candidate]) -> Table:
     return table
 
 
-def profile_table(layers: Sequence[Mapping[str, Any]]) -> Table:
-    """The layers of a profile in the order of execution, with a row for each."""
+def profile_table(layers: Sequence[Mapping[str, Any]], width: int = 100) -> Table:
+    """The layers of a profile in the order of execution, with a row for each.
+
+    Args:
+        layers: the layers, as ``ncnnkit profile --json`` prints them.
+        width: the width of the terminal, in characters.
+    """
     rows = [
         (row["name"], row["type"], row["runs_on"], row["precision"] or NOTHING,
          NOTHING if row["bits"] is None else str(row["bits"]), plain(row["ms"]), percent(row["share"]))
         for row in layers
     ]  # fmt: skip
-    table = _table(("layer", "type", "on", "precision", "bits", "ms", "%"), rows, left=4)
-    table.caption = "precision: of its arithmetic, or of its stored blobs; bits: of one output value"
-    return table
+    return _table(
+        ("layer", "type", "on", "precision", "bits", "ms", "%"), rows, left=("layer", "type", "on", "precision"),
+        caption="precision: of its arithmetic, or of its stored blobs; bits: of one output value",
+        width=width, spare=("bits", "type", "on"),
+    )  # fmt: skip
 
 
 def bisection_table(found: Bisection) -> Table:
@@ -275,23 +284,50 @@ def bisection_table(found: Bisection) -> Table:
          "" if not check.wrong else "first wrong" if check is found.first_wrong else "wrong")
         for check in found.layers
     ]  # fmt: skip
-    table = _table(("layer", "type", "shape", "original", "made by", "its shape", "SQNR dB", ""), rows, left=6)
+    heads = ("layer", "type", "shape", "original", "made by", "its shape", "SQNR dB", "")
+    table = _table(heads, rows, left=heads[:6])
     table.caption = "wrong: the output of the layer is much noisier than its inputs"
     if not found.exact:
         table.caption += ". The converter does not name a layer's tensor; the most similar one of its size is shown"
     return table
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> Table:
-    """A table. The first ``left`` columns are texts, the others are figures."""
+ENOUGH = 12
+"""Characters that a column of long texts needs to be readable."""
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = (), caption: str = "",
+    width: int | None = None, spare: Sequence[str] = (),
+) -> Table:  # fmt: skip
+    """A table. Long texts are folded, but no figure and no word of a heading if the table fits.
+
+    Args:
+        left: the columns of texts; the others are figures. Empty: the first.
+        width: the width of the terminal, in characters.
+        spare: the columns that a narrow terminal leaves out, in this order, until the table fits.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    texts = left or columns[:1]
+    needs = {
+        head: max([0, *map(len, head.split()), *(min(len(cell), ENOUGH) for cell in cells)])
+        for head, cells in zip(columns, zip(*rows))
+    }
+    dropped: list[str] = []
+    for head in spare:
+        if width is not None and sum(needs.values()) + 2 * (len(needs) - 1) > width and head in needs:
+            del needs[head]
+            dropped.append(head)
+    if dropped:
+        caption = f"{caption}\nnot shown, because the terminal is narrow: {', '.join(dropped)} (--json has everything)"
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=caption or None, caption_justify="left")
+    kept = [index for index, head in enumerate(columns) if head not in dropped]
+    for index in kept:
+        table.add_column(columns[index], justify="left" if columns[index] in texts else "right", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(row[index]) for index in kept))
     return table
 
 
