@@ -113,12 +113,14 @@ def test_why_a_layer_got_its_precision() -> None:
     every = [fp32, bf16, int8]
     assert plan_of([fp32], "fp32").why("c") == "fp32 is the only option"
     assert plan_of(every, "int8").why("c") == (
-        "int8 is the fastest option (1.000 ms; bf16 2.000) and adds 20.0% of the noise"
+        "int8 is the fastest option (1.00 ms; bf16 2.00) and adds 20.0% of the noise"
     )
     text = plan_of(every, "bf16", 0.5).why("c")
-    assert "int8 would save 1.000 ms alone and add 38.0% to the noise" in text
+    assert "int8 would save 1.00 ms alone and add 38.0% to the noise" in text
+    text = plan_of([replace(bf16, error=1e-5), Option("int8", 1e-4, 1e-3)], "bf16", 1e-5).why("c")
+    assert "int8 would save 2.00 ms alone and make 100 times the noise" in text
     text = plan_of([fp32, Option("bf16", 2.0, 0.0)], "fp32").why("c")
-    assert "bf16 is 1.000 ms faster alone, but conversions at its neighbours" in text
+    assert "bf16 is 1.00 ms faster alone, but conversions at its neighbours" in text
     for choice in ("fp32", "bf16", "int8"):
         assert plan_of(every, choice, 0.0).why("c"), "an exact plan is explained as well"
     text = plan_of([fp32, Option("fp16", 1.0, math.inf)], "fp32").why("c")

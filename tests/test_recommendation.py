@@ -11,7 +11,7 @@ import pytest
 
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.recommendation import compared, recommend, tied
-from ncnnkit.record.variant import EMULATED, Accuracy, Latency, OutputError, Variant
+from ncnnkit.record.variant import EMULATED, Accuracy, Latency, OutputError, Variant, speed_up
 
 USUAL = Requirements.parse(["cosine>=0.999"])
 
@@ -268,3 +268,16 @@ def test_devices_are_compared_by_themselves() -> None:
     (said,) = compared(rows)
     assert said.startswith("int8-cpu@a is the fastest, 1.80 times as fast as fp32-cpu@a")
     assert compared([variant("fp32-cpu", 9.0, notes=[EMULATED]), variant("int8-cpu", 5.0, notes=[EMULATED])]) == []
+
+
+def test_a_disturbed_latency_has_no_speed_up() -> None:
+    steady, disturbed = variant("int8-cpu", 2.0), variant("int8-cpu", latency(2.0, 0.8))
+    base, disturbed_base = variant("fp32-cpu", 4.0), variant("fp32-cpu", latency(4.0, 0.8))
+    assert speed_up([base, steady], steady) == 2.0
+    assert speed_up([base, disturbed], disturbed) is None
+    assert speed_up([disturbed_base, steady], steady) is None
+
+
+def test_a_detector_that_finds_nothing_is_named_as_the_reason() -> None:
+    (unmet,) = Requirements.parse(["kept>=0.95"]).unmet({"kept": None}, 1.0)
+    assert unmet == "objects kept is not known: the original finds no objects in these samples"

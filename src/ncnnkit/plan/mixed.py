@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ..comparison.accuracy import Errors
 from ..device.sites import Site
+from ..formatting import plain
 from ..model.graph import Graph
 from ..record.plan import FrontPoint, LayerOption, Plan, PlannedLayer
 from ..record.variant import Variant
@@ -108,7 +109,7 @@ class MixedPlan:
         if chosen is fastest:
             slower = min((o for o in options.values() if o is not chosen), key=lambda option: option.ms)
             return (
-                f"{chosen.choice} is the fastest option ({chosen.ms:.3f} ms; {slower.choice} {slower.ms:.3f}) "
+                f"{chosen.choice} is the fastest option ({plain(chosen.ms)} ms; {slower.choice} {plain(slower.ms)}) "
                 f"and adds {share:.1%} of the noise"
             )
         if not math.isfinite(fastest.error):
@@ -116,9 +117,14 @@ class MixedPlan:
         more = (fastest.error - chosen.error) / self.predicted_noise if self.predicted_noise else math.inf
         saved = chosen.ms - fastest.ms
         if more <= 0:
-            cheaper = f"{chosen.choice}: {fastest.choice} is {saved:.3f} ms faster alone"
+            cheaper = f"{chosen.choice}: {fastest.choice} is {plain(saved)} ms faster alone"
             return f"{cheaper}, but conversions at its neighbours cost more"
         return (
-            f"{chosen.choice}: {fastest.choice} would save {saved:.3f} ms alone and add {more:.1%} to the noise; "
+            f"{chosen.choice}: {fastest.choice} would save {plain(saved)} ms alone and {_added(more)}; "
             "other layers save more time for that noise"
         )
+
+
+def _added(share: float) -> str:
+    """How much noise an option would add, from its share of the noise of the plan."""
+    return f"add {share:.1%} to the noise" if share < 1 else f"make {1 + share:.3g} times the noise"

@@ -101,7 +101,11 @@ class Requirement:
     def unmet(self, value: float | None) -> str:
         """Why a value does not satisfy the bound, as a clause; empty if it does."""
         if value is None:
-            why = "it needs --labels" if self.figure.labelled else "it could not be computed on these samples"
+            why = "it could not be computed on these samples"
+            if self.figure.labelled:
+                why = "it needs --labels"
+            elif self.figure.counts not in ("", "samples"):
+                why = f"the original finds no {self.figure.counts} in these samples"
             return f"{self.figure.title} is not known: {why}"
         if self.holds(value):
             return ""

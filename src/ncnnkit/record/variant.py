@@ -294,9 +294,14 @@ def baseline(variants: Sequence[Variant]) -> Variant | None:
 
 
 def speed_up(variants: Sequence[Variant], variant: Variant) -> float | None:
-    """The speed relative to the baseline; None without a baseline, or if the variant did not run as requested."""
+    """The speed relative to the baseline.
+
+    None without a baseline, if the variant did not run as requested, or if one of the two latencies is disturbed.
+    """
     base = baseline(variants)
     if base is None or base.latency_ms is None or variant.status != "ok" or variant.latency_ms is None:
+        return None
+    if base.latency_ms.disturbed or variant.latency_ms.disturbed:
         return None
     return base.latency_ms.median / variant.latency_ms.median
 
