@@ -34,7 +34,7 @@ def accuracy(*outputs: OutputError, **fields: Any) -> Accuracy:
 
 
 def latency(ms: float, spread: float = 0.01) -> Latency:
-    low, high = ms * (1 - spread / 2), ms * (1 + spread / 2)
+    low, high = ms * max(0.01, 1 - spread / 2), ms * (1 + spread / 2)
     return Latency(min=low * 0.9, p25=low, median=ms, p75=high, p90=high * 1.1, samples=100)
 
 
