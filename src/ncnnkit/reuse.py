@@ -82,7 +82,7 @@ class Result(Generic[T]):
         code: the modules and packages of ncnnkit that it depends on.
         libraries: the packages of others, as PyPI names them.
         uncounted: inputs that are only a way to compute it.
-    files: names of files, as patterns, that belong to it if ``make`` leaves them in its folder.
+        files: names of files, as patterns, that belong to it if ``make`` leaves them in its folder.
     """
 
     what: str
