@@ -206,10 +206,11 @@ def test_names_with_html_in_them_stay_text() -> None:
 
 def test_a_layers_name_cannot_leave_the_strip() -> None:
     run = sample_run()
-    run["plan"]["layers"][2].update(name='"><b onclick="x', choice='int8" onclick="x')
+    layer = run["plan"]["layers"][2]
+    layer["name"] = '"><b onclick="x'
     parsed = page(run)
     assert all("onclick" not in attributes for _, attributes in parsed.elements)
-    assert parsed.having("span", title='"><b onclick="x: int8" onclick="x')
+    assert parsed.having("span", title=f'"><b onclick="x: {layer["choice"]}')
 
 
 # --------------------------------------------------------------------------------------------------------- content
