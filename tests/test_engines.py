@@ -13,6 +13,7 @@ import pytest
 from networks import small
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+from onnxruntime import InferenceSession
 from test_recommendation import latency, variant
 
 import ncnnkit as nk
@@ -36,6 +37,7 @@ from ncnnkit.recommendation import compare_engines
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.stream import ArraySamples, keep
 from ncnnkit.source import open_model
+from ncnnkit.source.interchange import as_onnx
 
 Array = NDArray[Any]
 
@@ -186,6 +188,29 @@ def test_a_file_for_engines_has_the_shapes_of_the_run(prepared: Path, tmp_path: 
     (entry,) = onnx.load(str(found.onnx)).graph.input
     assert [dim.dim_value for dim in entry.type.tensor_type.shape.dim] == [1, 3, *SIDES]
     assert found.shapes == {"input0": [1, 3, *SIDES], "output0": [1, 6, *SIDES]}
+
+
+@pytest.mark.parametrize(("x", "inner", "weight"), [
+    ("x", "input0", "w"), ("x", "output0", "w"), ("x", "c", "input0"), ("output1", "input0", "output0"),
+])  # fmt: skip
+def test_values_of_the_original_may_have_the_names_for_engines(x: str, inner: str, weight: str, tmp_path: Path) -> None:
+    """A weight is also listed as an input, as in models of IR version 3; and an output is the input."""
+    kind, shape = onnx.TensorProto.FLOAT, [1, 3, *SIDES]
+    values = np.random.default_rng(0).standard_normal((3, 3, 1, 1)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", [x, weight], [inner]), helper.make_node("Relu", [inner], ["y"])], "g",
+        [helper.make_tensor_value_info(weight, kind, values.shape), helper.make_tensor_value_info(x, kind, shape)],
+        [helper.make_tensor_value_info("y", kind, shape), helper.make_tensor_value_info(x, kind, shape)],
+        [numpy_helper.from_array(values, weight)],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    made = as_onnx(open_model(str(tmp_path / "m.onnx")), tmp_path)
+    onnx.checker.check_model(str(made), full_check=True)
+    sample = inputs_of(1)
+    y, same = InferenceSession(str(made)).run(["output0", "output1"], {"input0": sample})
+    assert np.allclose(y[0], np.maximum(np.tensordot(values[:, :, 0, 0], sample[0], 1), 0), atol=1e-5)
+    assert np.array_equal(same, sample)
 
 
 def test_mnns_tools_are_never_imported() -> None:
