@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +35,12 @@ from ncnnkit.pipeline import run
 from ncnnkit.plan.requirement import Requirements
 from ncnnkit.recipe import Recipe
 from ncnnkit.recommendation import compare_engines
+from ncnnkit.record.variant import Latency
 from ncnnkit.samples.items import InputSpec
 from ncnnkit.samples.stream import ArraySamples, keep
 from ncnnkit.source import open_model
 from ncnnkit.source.interchange import as_onnx
+from ncnnkit.verdict import about_engines
 
 Array = NDArray[Any]
 
@@ -216,8 +219,9 @@ def test_values_of_the_original_may_have_the_names_for_engines(x: str, inner: st
 def test_mnns_tools_are_never_imported() -> None:
     """That module installs a package with pip, and sends statistics about conversions to a server."""
     for path in Path(PROGRAM, "engines").glob("*.py"):
-        words = path.read_text(encoding="utf-8").replace("``MNN.tools`` must not be imported", "")
-        assert "MNN.tools" not in words
+        text = path.read_text(encoding="utf-8")
+        imports = [ast.unparse(n) for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.Import, ast.ImportFrom))]
+        assert not [line for line in imports if "MNN" in line and "tools" in line]
 
 
 # ------------------------------------------------------------------------------------------------------- a whole run
@@ -285,6 +289,18 @@ def test_the_record_describes_how_each_model_was_made(finished: nk.Result) -> No
     assert "static QDQ" in page
 
 
+def test_notes_say_why_an_engine_has_no_figures(finished: nk.Result) -> None:
+    """A row that crashed, and an engine that no variant of the run can use."""
+    broken = replace(finished.variants[-1], name="mnn-fp32-cpu", engine="mnn", status="crashed", reason="it is wrong")
+    assert about_engines([ENGINES["mnn"], ENGINES["litert"]], [broken]) == [
+        "LiteRT was not measured: it has none of the precisions of this run on its backends",
+        "mnn-fp32-cpu: it is wrong",
+    ]
+    fallbacks = [v for v in finished.variants if v.engine != "ncnn" and v.status == "fallback"]
+    for row in fallbacks:
+        assert any(row.reason in note for note in finished.run.warnings)
+
+
 def test_programs_are_only_made_for_ncnn(finished: nk.Result) -> None:
     with pytest.raises(ModelError, match="another engine"):
         choose(finished.run, "mnn-fp32-cpu", Path(finished.folder))
@@ -331,6 +347,17 @@ def test_the_order_of_engines_names_its_ties() -> None:
         "litert (int8 cpu, 2.00 ms) and openvino (int8 cpu, 2.20 ms) tie; ncnn (mixed cpu, 6.00 ms); "
         "mnn (fp32 cpu, 9.00 ms)."
     )
+
+
+def test_a_disturbed_latency_gives_no_factor() -> None:
+    """A busy machine may delay most samples. If its fastest sample is slow, too, the order is still certain."""
+    disturbed = Latency(min=3.0, p25=4.0, median=5.0, p75=60.0, p90=70.0, samples=100)
+    ours = replace(row("fp32-cpu", 5.0), latency_ms=disturbed)
+    said = compare_engines([ours, row("fp32-cpu", 1.0, 1.0, "mnn")], "fp32-cpu", USUAL)
+    assert "mnn-fp32-cpu (1.00 ms, exact) is faster than fp32-cpu (5.00 ms, exact); fp32-cpu is too noisy" in said
+    assert "times as fast" not in said
+    said = compare_engines([ours, row("fp32-cpu", 3.1, 1.0, "mnn")], "fp32-cpu", USUAL)
+    assert said.startswith("ncnn and other engines tie here")
 
 
 def test_without_a_recommendation_another_engine_may_be_the_choice() -> None:

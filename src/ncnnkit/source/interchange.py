@@ -61,12 +61,13 @@ def _call_ends(graph: Any) -> None:
     import onnx
 
     inputs = {entry.name: f"input{i}" for i, entry in enumerate(graph.input)}
-    outputs = {entry.name: f"output{i}" for i, entry in enumerate(graph.output)}
-    taken = {*inputs.values(), *outputs.values()}
+    names = [f"output{i}" for i in range(len(graph.output))]
+    outputs = dict(zip([entry.name for entry in graph.output], names))
+    taken = {*inputs.values(), *names}
     others = {name: f"inner:{name}" for name in _names(graph) if name in taken}
     _rename(graph, others | outputs | inputs)
-    for entry, name in zip(graph.output, outputs.values()):
-        if entry.name != name:  # the output is an input
+    for entry, name in zip(graph.output, names):
+        if entry.name != name:  # the output is an input, or another output
             graph.node.append(onnx.helper.make_node("Identity", [entry.name], [name]))
             entry.name = name
 
