@@ -48,6 +48,7 @@ from ncnnkit.source import ModelSource, exporting, open_model, pnnx, sessions
 from ncnnkit.source.conversion import Conversion, convert_source
 from ncnnkit.source.exporting import export_classic, trace
 from ncnnkit.source.model import example_arrays
+from ncnnkit.source.onnx.reading import evaluate, load
 from ncnnkit.source.pnnx import find_pnnx
 from ncnnkit.source.routes import ROUTES, Route
 
@@ -263,6 +264,13 @@ def test_an_input_without_use(tmp_path: Path, route: str) -> None:
     path = write_onnx(tmp_path / "m.onnx", nodes, {"a": [1, 3], "b": [1, 4]}, ["y"])
     with pytest.raises(ConvertError, match=r"the model does not use its input 'a' \(export it without that input\)"):
         convert_function(str(path), route=route)
+
+
+def test_an_input_that_torchs_exporter_leaves_out(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Exp", ["b"], ["y"])]
+    model = load(write_onnx(tmp_path / "m.onnx", nodes, {"b": [1, 4]}, ["y"]))
+    with pytest.raises(ConvertError, match=r"has 1 of the model's 2 inputs.*export it without those inputs"):
+        evaluate(model, [(1, 3), (1, 4)])
 
 
 @pytest.fixture(autouse=True)

@@ -74,7 +74,7 @@ from .source.normalisation import fold_normalisation
 from .source.opening import as_used, choose_preprocess, open_labels, settle_random_weights
 from .tasks import Task
 from .tasks.table import asked_task, spelled
-from .verdict import reduced_said, top5, warn
+from .verdict import about_engines, reduced_said, top5, warn
 
 
 def run(
@@ -301,13 +301,13 @@ def run(
                     why=why,
                     top5=guesses,
                     pictures=pictures,
-                    warnings=warn(
+                    warnings=[*warn(
                         source.engine, origin, images, evaluation, check, variants, purpose=purpose,
                         doubts=[*source.changes, *fed.changes, *doubts, *reduced_said(recipe.effort, budget)],
                         requirements=requirements, quantisation=quantisation, plan=planned,
                         emulated=[site.device.name for site in sites if site.emulated], blind=blind,
                         random_weights=recipe.weights == "none",
-                    ),
+                    ), *about_engines(engines, measured_all[len(specs) :])],
                     stages=stages.rows(),
                     network=network,
                     engines=others.records(),

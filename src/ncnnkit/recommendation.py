@@ -86,17 +86,12 @@ def compare_engines(variants: Sequence[Variant], recommended: str | None, requir
     fastest = min([ours, best], key=_median)
     ties = [v for v in [ours, *holding] if _close(fastest, v)]
     if ours not in ties:
-        faster = _median(ours) / _median(best)
-        said = (
-            f"ncnn is not the fastest choice here: {_row(best)} is {faster:.2f} times as fast as {_row(ours)}; both "
-            f"satisfy {requirements}"
-        )
+        said = f"ncnn is not the fastest choice here: {_ahead(best, ours)}; both satisfy {requirements}"
     elif len(ties) > 1:
         rows = ", ".join(map(_row, sorted(ties, key=_median)))
         said = f"ncnn and other engines tie here: {rows} differ in latency by less than it changes from run to run"
     else:
-        ahead = _median(best) / _median(ours)
-        said = f"ncnn is the fastest choice here: {_row(ours)} is {ahead:.2f} times as fast as {_row(best)}"
+        said = f"ncnn is the fastest choice here: {_ahead(ours, best)}"
     quick = [v for v in others if v not in holding and _median(v) < min(_median(ours), _median(best))]
     if quick:
         first = min(quick, key=_median)
@@ -105,10 +100,18 @@ def compare_engines(variants: Sequence[Variant], recommended: str | None, requir
     return f"{said}. {_order_of_engines([ours, *holding])}"
 
 
+def _ahead(fast: Variant, slow: Variant) -> str:
+    """How much faster a variant is than another. There is no factor if a latency is disturbed."""
+    if noisy := [v.name for v in (fast, slow) if _latency(v).disturbed]:
+        return f"{_row(fast)} is faster than {_row(slow)}; {' and '.join(noisy)} is too noisy to say by how much"
+    return f"{_row(fast)} is {_median(slow) / _median(fast):.2f} times as fast as {_row(slow)}"
+
+
 def _close(a: Variant, b: Variant) -> bool:
     """Whether two variants tie, although other processes measured them."""
     fast, slow = sorted((a, b), key=_median)
-    return _latency(slow).p25 <= _latency(fast).p75 or _median(slow) < REPEATABLE * _median(fast)
+    start = _latency(slow).min if _latency(slow).disturbed else _latency(slow).p25
+    return start <= _latency(fast).p75 or _median(slow) < REPEATABLE * _median(fast)
 
 
 def _order_of_engines(variants: Sequence[Variant]) -> str:

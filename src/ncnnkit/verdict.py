@@ -12,6 +12,7 @@ from .comparison.guessing import Purpose
 from .comparison.outputs import Outputs
 from .formatting import counted, decibel, plain
 from .model.work import Budget
+from .onboard.engines.base import Engine
 from .onboard.protocol import VariantResult
 from .plan.requirement import Requirements
 from .record.conversion import ConversionCheck
@@ -125,6 +126,22 @@ def warn(
         )
     if outlying := [name for name, ms in timed if ms.outlying]:
         said.append("one of ten samples took more than five times the median: " + ", ".join(outlying))
+    return said + reasons(variants, "fallback", "crashed")
+
+
+def about_engines(engines: Sequence[Engine], variants: Sequence[Variant]) -> list[str]:
+    """Notes about other engines: those without a variant, and those that did not run as requested.
+
+    Args:
+        engines: the engines of the recipe.
+        variants: their variants.
+    """
+    measured = {v.engine for v in variants}
+    said = [
+        f"{engine.title} was not measured: it has none of the precisions of this run on its backends"
+        for engine in engines
+        if engine.name not in measured
+    ]
     return said + reasons(variants, "fallback", "crashed")
 
 

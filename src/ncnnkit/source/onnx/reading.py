@@ -114,9 +114,13 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
     Raises:
         ConvertError: the model contradicts itself, or ONNX Runtime cannot run it with inputs of these shapes.
     """
-    feeds = {
-        str(value.name): example(shape, value.dtype) for value, shape in zip(fed(model.graph), shapes, strict=True)
-    }
+    inputs = fed(model.graph)
+    if len(inputs) != len(shapes):  # torch's older exporter leaves inputs out
+        raise ConvertError(
+            f"the ONNX file has {len(inputs)} of the model's {len(shapes)} inputs; the model does not use the others",
+            hint="export it without those inputs",
+        )
+    feeds = {str(value.name): example(shape, value.dtype) for value, shape in zip(inputs, shapes)}
     constants: dict[str, Array] = {
         name: value.const_value.numpy()
         for name, value in model.graph.initializers.items()
