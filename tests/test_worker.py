@@ -81,7 +81,7 @@ def packages(nodes: Iterable[ast.AST]) -> set[str]:
 
 @pytest.mark.parametrize("path", PROGRAM.values(), ids=PROGRAM)
 def test_what_a_board_gets_needs_only_numpy_ncnn_and_the_standard_library(path: Path) -> None:
-    """A module of an engine also needs that engine, and the opener of images Pillow, but only inside their functions."""
+    """A module of an engine also needs that engine, and userfiles.py Pillow, but only inside their functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     within = [node for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) for node in ast.walk(each)]
     inner = [*within] if path.parent.name == "engines" or path.name == "userfiles.py" else []
