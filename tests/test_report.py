@@ -910,7 +910,7 @@ def test_the_report_ships_what_the_terminal_does() -> None:
     run["network"][0]["outputs"] = ['in "0"']
     ship, parsed = shipping(as_run(run), "."), page(run)
     assert ship
-    assert 'extractor.input("in \\"0\\"", input);' in ship.cpp
+    assert r'extractor.input("in \0420\042", input);' in ship.cpp, "an octal escape has three digits at most"
     for text in (ship.cpp, ship.python, *ship.commands, "ab" * 32, "cd" * 32):
         assert " ".join(text.split()) in parsed.text
 

@@ -281,7 +281,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[InputError], str]] = {
     "objects": ({"images": [object()]}, ImageError, "images, batch 0: an object cannot feed"),
     "the same twice": ({"eval_images": X}, ImageError, "are also the calibration images"),
     "evaluation of no samples": ({"eval_images": iter(())}, ImageError, "eval_images: there are no samples"),
-    "opened samples": ({"images": find_samples(X, None, INPUT)}, ImageError, "opened already"),
+    "opened samples": ({"images": find_samples(X, None, INPUT)}, ImageError, "already opened"),
     "rounds": ({"rounds": -1}, RecipeError, "rounds is -1, but must be at least 1"),
     "threads": ({"threads": "two"}, RecipeError, "threads must be a whole number"),
     "precision": ({"precisions": "int9"}, RecipeError, "unknown precision 'int9' .*one of fp32"),
