@@ -422,7 +422,7 @@ def test_if_all_routes_fail_each_reason_is_reported(exponential: Path, monkeypat
     with pytest.raises(ConvertError) as failed:
         convert_function(exponential)
     assert str(failed.value) == (
-        f"{exponential}: route a: it does not like it; route b: KeyError: 'blob' "
+        f"{exponential}: route a: it does not like it; route b: KeyError: it has no 'blob' "
         "(try harder; this is a bug in ncnnkit: please report it with the model)"
     )
     with_routes(monkeypatch, a=failing, b=scaled(3), c=scaled(1.5))

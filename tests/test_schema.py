@@ -394,7 +394,10 @@ def sample_run() -> dict[str, Any]:
             }
         ],
         "warnings": ["1 files are not images and were skipped", "bf16-vulkan: signal 11 (SIGSEGV) during 'run'"],
-        "stages": [{"name": "convert", "seconds": 2.402}, {"name": "measure", "seconds": 31.77}],
+        "stages": [
+            {"name": "convert", "seconds": 2.402, "reused": ["network"]},
+            {"name": "measure", "seconds": 31.77, "reused": []},
+        ],
     }
 
 
