@@ -216,6 +216,18 @@ def test_values_of_the_original_may_have_the_names_for_engines(x: str, inner: st
     assert np.array_equal(same, sample)
 
 
+def test_an_original_may_return_a_tensor_twice(tmp_path: Path) -> None:
+    """torch's exporter then lists one name twice."""
+    write_network(tmp_path / "m.onnx")
+    source = open_model(str(tmp_path / "m.onnx"))
+    twice = onnx.load(str(source.file))
+    twice.graph.output.append(twice.graph.output[0])
+    onnx.save(twice, str(source.file))
+    made = onnx.load(str(as_onnx(source, tmp_path)))
+    onnx.checker.check_model(made, full_check=True)
+    assert [entry.name for entry in made.graph.output] == ["output0", "output1", "output2"]
+
+
 def test_mnns_tools_are_never_imported() -> None:
     """That module installs a package with pip, and sends statistics about conversions to a server."""
     for path in Path(PROGRAM, "engines").glob("*.py"):
@@ -253,6 +265,7 @@ def test_engines_are_rows_like_ncnn(finished: nk.Result) -> None:
         assert row.load_ms
         assert row.size_bytes
     assert rows["fp32-cpu"].engine == "ncnn"
+    assert list(finished.to_pandas()["engine"]) == [v.engine for v in finished.variants]
     recommended = finished.best
     assert recommended is None or recommended.engine == "ncnn"
 

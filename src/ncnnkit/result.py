@@ -191,9 +191,9 @@ class Result:
         """A row for each variant, indexed by its name.
 
         Returns:
-            Columns: precision, backend, device, status, recommended, latency_ms (median), p90_ms, speed_up (over fp32
-            on the CPU), load_ms, size_mb (10⁶ bytes), memory_mb, mse, sqnr_db, cosine, max_error, and the figures of
-            the task. A share is 0 to 1. What was not measured is NaN.
+            Columns: engine, precision, backend, device, status, recommended, latency_ms (median), p90_ms, speed_up
+            (over ncnn's fp32 on the CPU), load_ms, size_mb (10⁶ bytes), memory_mb, mse, sqnr_db, cosine, max_error,
+            and the figures of the task. A share is 0 to 1. What was not measured is NaN.
 
         Raises:
             ToolError: pandas is not installed.
@@ -214,6 +214,7 @@ class Result:
         latency, accuracy = variant.latency_ms, variant.accuracy
         exact = accuracy is not None and accuracy.mse == 0
         return {
+            "engine": variant.engine,
             "precision": variant.precision,
             "backend": variant.backend,
             "device": variant.device,
