@@ -488,7 +488,9 @@ def test_a_run_without_results_keeps_its_report(folder: Path, tmp_path: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VK_DRIVER_FILES", "/nonexistent")
         patch.setenv("VK_ICD_FILENAMES", "/nonexistent")
-        with pytest.raises(VerificationError, match="no variant can be used: fp32-vulkan skipped: there is no Vulkan device"):
+        with pytest.raises(
+            VerificationError, match="no variant can be used: fp32-vulkan skipped: there is no Vulkan device"
+        ):
             pipeline.run(recipe, tmp_path / "out")
     assert (tmp_path / "out/report.html").is_file()
 
