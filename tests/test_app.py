@@ -171,7 +171,7 @@ def test_without_class_names(own_run: Path, tmp_path: Path) -> None:
 def test_embedded(run_folder: Path, tmp_path: Path) -> None:
     make_app(run_folder, tmp_path / "app", variant="int8", embed=True)
     cmake = (tmp_path / "app/CMakeLists.txt").read_text()
-    assert "/models/m-int8)" in cmake
+    assert 'set(stem "m-int8")' in cmake
     assert "INFER_EMBED_BIN" in cmake
     assert ".incbin" in (tmp_path / "app/src/model_files.cpp").read_text()
     make_app(run_folder, tmp_path / "other", variant="int8")
