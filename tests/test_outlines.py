@@ -145,7 +145,7 @@ def test_figures_by_labels_are_those_of_the_masks(tmp_path: Path) -> None:
         ([[0, 0, 1, 1]], "an outline that is not a polygon"),
         ([[0, 0, 1, 1, 2, float("nan")]], "an outline that is not a polygon"),
         ([7], "an outline that is not a polygon"),
-        ({"counts": [1]}, "is not in COCO's format: KeyError"),
+        ({"counts": [1]}, "is not in COCO's format: it has no 'size'"),
     ],
 )
 def test_wrong_outlines_are_refused(tmp_path: Path, outline: Any, message: str) -> None:
