@@ -148,6 +148,6 @@ def test_a_run_keeps_examples(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / EXAMPLES).write_bytes(b"nothing")
-    with pytest.raises(FormatError, match="does not hold examples"):
+    with pytest.raises(FormatError, match="cannot be read: is damaged"):
         Examples.load(tmp_path / EXAMPLES)
     assert Examples.load(tmp_path / "nowhere.npz").rows == ()
