@@ -263,7 +263,7 @@ def measure(
 
     results = {p.name: VariantResult(p.name, "skipped", p.skipped) for p in specs}
     for site, found in run_jobs(jobs, step).items():
-        reason = str(found) if isinstance(found, DeviceError) else f"{site.device.name}returned no result for it"
+        reason = str(found) if isinstance(found, DeviceError) else f"{site.device.name} returned no result for it"
         told = [] if isinstance(found, DeviceError) else found.variants
         answers = {result.name: result for result in told}
         for variant in todo[site]:  # a board can only answer for its own variants

@@ -569,7 +569,7 @@ def _parts(node: Node, x: Blob, count: int) -> list[Blob]:
 def fold(node: Node) -> None:
     image, block = (node.needed_constant(i, "sizes").reshape(-1).tolist() for i in (1, 2))
     if len(image) != 2:
-        raise Unsupported(f"makes images with {len(image)}axes")
+        raise Unsupported(f"makes images with {len(image)} axes")
     stride, dilation = node.attr("strides", (1, 1)), node.attr("dilations", (1, 1))
     pads = [int(p) for p in node.attr("pads", (0, 0, 0, 0))]
     params = {
