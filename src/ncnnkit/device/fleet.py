@@ -71,10 +71,8 @@ class Fleet:
 
     def run_job(self, job: Job[R], notify: Notify = ignore) -> R:
         first = self.boards[0]
-        if not isinstance(job, MeasureJob):
-            return first.run_job(job, notify)
-        shares = divided(len(Rows(job.inputs[0])), len(self.boards))
-        if len(shares) < 2:
+        shares = divided(len(Rows(job.inputs[0])), len(self.boards)) if isinstance(job, MeasureJob) else []
+        if not isinstance(job, MeasureJob) or len(shares) < 2:
             return first.run_job(job, notify)
         self._check_alike()
         with Scratch() as name:
