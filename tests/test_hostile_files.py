@@ -191,7 +191,7 @@ def test_only_files_are_opened(name: str, kind: str, tmp_path: Path, monkeypatch
     with soon(), pytest.raises((NcnnkitError, OSError)) as found:
         READS[name](tmp_path / name)
     said = str(found.value)
-    assert re.search(rf"it is a {kind}, not a file|no such file|contains no app", said), said
+    assert re.search(rf"it is a {kind}, not a file|contains no app", said), said
 
 
 def test_a_pipe_among_images_is_skipped(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ModelError, meant_path, reading
+from ..errors import ModelError, reading
 from ..formatting import with_article
 from ..onboard.scratch import Scratch
 from ..samples.items import times
@@ -31,7 +31,7 @@ from .batch import settle_batch
 from .decoders import with_decoder
 from .files import READERS, model_in
 from .fixing import fix_inputs
-from .model import ModelSource
+from .model import ModelSource, require_file
 from .torch_models import (
     BUILDERS,
     Built,
@@ -126,8 +126,7 @@ def _open(
     opener = READERS.get(path.suffix.lower())
     shapes = [tuple(shape) for shape in shapes]
     if opener is not None:
-        if not path.is_file():
-            raise ModelError("no such file", where=reference, hint=meant_path(path))
+        require_file(path)
         if weights != "default":
             raise ModelError("--weights is only for torch models; this file contains its own weights", where=reference)
         source = _open_fixed(reference, path, shapes, fix) if fix else opener(reference, path, shapes)

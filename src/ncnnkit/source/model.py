@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from ..artifact import Tensor
 from ..codec import readable
-from ..errors import ModelError, NcnnkitError, reading, reason
+from ..errors import ModelError, NcnnkitError, meant_path, reading, reason
 from ..formatting import shape_option
 from ..model.graph import Graph
 from ..model.shapes import natural
 from ..onboard.scratch import Scratch
 from ..onboard.sysfs import system_memory_mb
+from ..onboard.userfiles import check_regular
 from ..record.environment import installed
 from ..record.run import Engine, Kind, Model, Reference
 from ..samples.items import InputSpec, fit, image_input
@@ -233,6 +234,16 @@ def example_arrays(inputs: Sequence[InputSpec]) -> list[Array]:
         else np.zeros(spec.shape, spec.dtype)
         for spec in inputs
     ]
+
+
+def require_file(path: Path, hint: str = "") -> None:
+    """Raise ModelError if a path of the user's is no regular file. If there is nothing, the hint is this one, or
+    similar names."""
+    with reading(path, ModelError):
+        try:
+            check_regular(path)
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null in the name
+            raise ModelError("no such file", where=str(path), hint=hint or meant_path(path)) from None
 
 
 def say(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import ModelError
 from ..onboard.userfiles import open_regular
-from .model import say
+from .model import require_file, say
 
 _DOWNLOAD_SECONDS = 10.0
 
@@ -102,8 +102,7 @@ def only_tensors() -> Iterator[None]:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ModelError("no such file", where=str(path), hint="--weights default, none or a file")
+    require_file(path, "--weights default, none or a file")
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             require_stored(archive, path)
