@@ -6,7 +6,8 @@
 
 ``variants`` is one run of a small network with every precision on every backend and every installed engine, each timed
 at least ``--inferences`` times; a software Vulkan device is timed for a second only. It watches the run and all its
-descendants, and compares the first with the last quarter of the time in which the variants are timed. ``runs`` makes runs from one Python process until the time is over, and looks at
+descendants, and compares the first with the last quarter of the time after
+the first round of timings. ``runs`` makes runs from one Python process until the time is over, and looks at
 this process, at its temporary folder and at the device after each. The first runs fill caches; the comparison is
 between the third run and the last.
 
@@ -104,9 +105,8 @@ def soak_variants(folder: Path, model: Path, samples: Path, inferences: int, eng
     timed = {v["name"]: v["latency_ms"]["samples"] for v in variants if v["latency_ms"]}
     few = {name: count for name, count in timed.items() if count < inferences}
     print(f"{len(variants)} variants, {len(timed)} timed, {sum(timed.values())} inferences; below {inferences}: {few}")
-    # While variants are timed, all their processes are open: the most processes of the whole run.
-    most = max(look["processes"] for look in looks)
-    timing = [look for look in looks if look["processes"] == most]
+    most = max(look["processes"] for look in looks)  # at the end of the timings, processes end one by one
+    timing = [look for look in looks if look.pop("timed") and look["processes"] == most]
     quarter = max(1, len(timing) // 4)
     print(f"{len(looks)} looks, {len(timing)} of them while the variants were timed")
     return compared(middle(timing[:quarter]), middle(timing[-quarter:]), "first quarter", "last quarter") + [
@@ -120,12 +120,18 @@ def watched(command: Sequence[str], temporary: Path) -> Iterator[Look]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env) as process:
         while process.poll() is None:
             with suppress(OSError):  # a process ended while it was looked at
-                yield look_at(process.pid, temporary)
+                yield {**look_at(process.pid, temporary), "timed": timed(temporary)}
             time.sleep(EVERY)
         assert process.stderr is not None
         said = process.stderr.read()
     if process.returncode:
         sys.exit(f"{' '.join(command)}\n{said}")
+
+
+def timed(temporary: Path) -> bool:
+    """Whether the first round of timings is over. Before, models are loaded, and shaders are compiled."""
+    records = [json.loads(path.read_text()) for path in temporary.rglob("record.json")]
+    return any(variant["samples"] for record in records for variant in record["variants"])
 
 
 def look_at(pid: int, temporary: Path) -> Look:
