@@ -199,7 +199,12 @@ def kill_and_resume(arguments: list[str], kills: int, seed: int, home: Path) -> 
         for what in (*differences(results(place.out), expected), *leftovers(place, shared)):
             wrong.append(f"kill {number} after {moment:.2f} s: {what}")
         of = "the main process" if number % 2 else "the group"
-        print(f"{number + 1}/{kills}: {of} after {moment:.2f} s, then {took:.1f} s", *wrong[known:], sep="\n    ", flush=True)
+        print(
+            f"{number + 1}/{kills}: {of} after {moment:.2f} s, then {took:.1f} s",
+            *wrong[known:],
+            sep="\n    ",
+            flush=True,
+        )
     print(f"{hits} of {kills} kills came before the run had ended")
     if left := left_processes(place.mark):
         wrong.append(f"at the end the processes {left} are left")

@@ -71,7 +71,9 @@ def write_onnx(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     shapes = {"w1": (16, 3, 3, 3), "w2": (32, 16, 3, 3), "w3": (32, 32, 3, 3), "w4": (10, 32), "b4": (10,)}
     weights = [
-        numpy_helper.from_array((rng.standard_normal(shape) * np.sqrt(2 / max(1, np.prod(shape[1:])))).astype("f"), name)
+        numpy_helper.from_array(
+            (rng.standard_normal(shape) * np.sqrt(2 / max(1, np.prod(shape[1:])))).astype("f"), name
+        )
         for name, shape in shapes.items()
     ]
     nodes = []
@@ -86,7 +88,9 @@ def write_onnx(folder: Path) -> Path:
     given = helper.make_tensor_value_info("x0", onnx.TensorProto.FLOAT, (1, 3, 32, 32))
     out = helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, (1, 10))
     graph = helper.make_graph(nodes, "small", [given], [out], weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "small.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "small.onnx"
+    )
     return folder / "small.onnx"
 
 
