@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -72,7 +73,7 @@ def write_onnx(folder: Path) -> Path:
     shapes = {"w1": (16, 3, 3, 3), "w2": (32, 16, 3, 3), "w3": (32, 32, 3, 3), "w4": (10, 32), "b4": (10,)}
     weights = [
         numpy_helper.from_array(
-            (rng.standard_normal(shape) * np.sqrt(2 / max(1, np.prod(shape[1:])))).astype("f"), name
+            (rng.standard_normal(shape) * np.sqrt(2 / max(1, math.prod(shape[1:])))).astype("f"), name
         )
         for name, shape in shapes.items()
     ]
