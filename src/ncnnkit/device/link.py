@@ -180,7 +180,7 @@ class _Tar:
         self._reader = reader
 
     def read(self, count: int) -> bytes:
-        return self._reader.read(count, time.monotonic() + SILENCE)
+        return bytes(self._reader.read(count, time.monotonic() + SILENCE))
 
 
 def unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:

@@ -9,6 +9,7 @@ import time
 from . import MARK
 
 LONGEST_LINE = 1 << 24  # bytes
+_CHUNK = 1 << 20  # bytes that are read at once
 
 
 class ProtocolError(Exception):
@@ -36,12 +37,14 @@ class Reader:
         self._pass_mark(deadline)
         return self._through(b"\n", deadline)
 
-    def read(self, count: int, deadline: float) -> bytes:
-        """``count`` bytes; fewer if the pipe ends."""
+    def read(self, count: int, deadline: float) -> bytearray:
+        """``count`` bytes; fewer if the pipe ends. Memory is taken as they come."""
         self._pass_mark(deadline)
-        while len(self._buffer) < count and self._fill(deadline):
-            pass
-        return self._take(count)
+        data = self._buffer[:count]
+        del self._buffer[:count]
+        while len(data) < count and (chunk := self._next(deadline, count - len(data))):
+            data += chunk
+        return data
 
     def _pass_mark(self, deadline: float) -> None:
         if not self._after_mark:
@@ -63,9 +66,12 @@ class Reader:
         return data
 
     def _fill(self, deadline: float) -> bool:
+        chunk = self._next(deadline, _CHUNK)
+        self._buffer += chunk
+        return bool(chunk)
+
+    def _next(self, deadline: float, most: int) -> bytes:
         ready, _, _ = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
             raise TimeoutError
-        chunk = os.read(self._descriptor, 1 << 20)
-        self._buffer += chunk
-        return bool(chunk)
+        return os.read(self._descriptor, min(most, _CHUNK))

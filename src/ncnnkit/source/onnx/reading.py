@@ -23,9 +23,10 @@ from onnx import helper
 from onnx_ir.passes import common
 
 from ...errors import ConvertError, ModelError
+from ..forked import ServerError
 from ..model import say
 from ..onnx_data import check_model
-from ..sessions import run_session
+from ..sessions import OnnxSession
 from .control import RANDOM, resolve
 from .einsums import write_out
 from .quantized import dequantize
@@ -276,23 +277,31 @@ def _run(
     """Compute values of a network in ONNX Runtime. They become the outputs of ``proto``."""
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    running = session(proto)
-    try:
+    with session(proto) as running:
         for start in range(0, len(names), at_once):
             part = list(names[start : start + at_once])
-            yield from zip(part, run_session(running, part, feeds), strict=True)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-        raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None
+            try:
+                found = running.run(feeds, part)
+            except ServerError as error:
+                raise _failed(error) from None
+            yield from zip(part, found, strict=True)
 
 
-def session(proto: onnx.ModelProto) -> Any:
-    """Load a model in ONNX Runtime without optimisation. Raises ConvertError."""
-    import onnxruntime
+def session(proto: onnx.ModelProto) -> OnnxSession:
+    """Load a model in ONNX Runtime without optimisation.
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
+    Raises:
+        ConvertError: ONNX Runtime cannot load it, crashes or hangs, or the model is larger than protobuf allows.
+    """
     try:
-        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-        raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None
+        model = proto.SerializeToString()
+    except Exception as error:  # protobuf has exceptions of its own
+        raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}") from None
+    try:
+        return OnnxSession(model, optimised=False)
+    except ServerError as error:
+        raise _failed(error) from None
+
+
+def _failed(error: ServerError) -> ConvertError:
+    return ConvertError(error.said("run it"), hint=error.hint or ("" if error.died else "does --shape fit?"))
