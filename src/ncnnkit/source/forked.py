@@ -199,7 +199,7 @@ class Server:
             answer = None
         except TimeoutError:
             self.close()
-            what = f"did not finish within {limit:g} s; {self._child.used}"
+            what = f"did not finish within {limit:.3g} s; {self._child.used}"
             raise ServerError(self.what, what, died=True) from None
         except ProtocolError as error:
             raise self.broken(say(error)) from None
