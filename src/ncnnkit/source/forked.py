@@ -345,8 +345,8 @@ def _begin_and_end(work: Callable[[], object]) -> NoReturn:
         for descriptor in (0, 1, 2):
             os.dup2(nowhere, descriptor)
         _PARENTS.extend((sys.stdin, sys.stdout, sys.stderr))
-        sys.stdin = open(os.devnull)  # noqa: SIM115
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+        sys.stderr = sys.stdout
         work()
         status = 0
     finally:
