@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,21 @@ def test_what_a_model_does_to_onnx_runtime_is_an_error(
     assert said in str(found.value)
     assert str(path) in str(found.value)
     assert not (tmp_path / "written").exists() or not (tmp_path / "written").stat().st_size
+
+
+def test_what_is_printed_there_is_lost(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def load(*_: Any) -> Any:
+        for descriptor in (1, 2):
+            os.write(descriptor, b"printed")
+        print("printed", flush=True)
+        warnings.warn("printed", stacklevel=1)
+        return onnxruntime.InferenceSession(relu())
+
+    monkeypatch.setattr(sessions, "_load", load)
+    with OnnxSession(relu()) as session, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert session.run({"x": np.ones((1, 3), np.float32)})[0].sum() == 3
+    assert "printed" not in "".join(capfd.readouterr())
 
 
 def test_a_process_that_ended_gives_an_error_each_time() -> None:

@@ -140,7 +140,7 @@ class Child:
         return record, results
 
     def _receive(self, deadline: float) -> Optional[Tuple[Message, Arrays]]:
-        return receive(lambda n: self._answers.read(n, deadline), lambda: self._answers.readline(deadline))
+        return receive(lambda view: self._answers.readinto(view, deadline), lambda: self._answers.readline(deadline))
 
     def _read(self, message: Message, kind: Type[Answer]) -> Answer:
         """A message as an answer. Raises ProtocolError if it is not a valid one."""

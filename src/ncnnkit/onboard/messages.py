@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from dataclasses import asdict
-from typing import IO, Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple, Union
+from typing import IO, Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -51,12 +51,8 @@ def send(stream: IO[bytes], message: Message, arrays: Sequence[np.ndarray[Any, A
     stream.flush()
 
 
-def receive(
-    read: Callable[[int], Union[bytes, bytearray]], readline: Callable[[], bytes]
-) -> Optional[Tuple[Message, Arrays]]:
+def receive(readinto: Callable[[memoryview], int], readline: Callable[[], bytes]) -> Optional[Tuple[Message, Arrays]]:
     """Read one message; None at the end of the stream.
-
-    The arrays can be written to if ``read`` returns a bytearray.
 
     Raises:
         ProtocolError: the data is not a valid message.
@@ -67,12 +63,23 @@ def receive(
     message, kinds = _parse(line)
     arrays = []
     for dtype, shape in kinds:
-        size = math.prod(shape) * dtype.itemsize
-        raw = read(size)
-        if len(raw) < size:
+        try:
+            arrays.append(np.empty(shape, dtype))  # its pages take memory when they are filled
+        except (MemoryError, ValueError):
+            raise ProtocolError("it wants to send an array of %s %s" % (dtype, shape)) from None
+        if arrays[-1].size and not _fill(arrays[-1].reshape(-1).view(np.uint8).data, readinto):
             return None
-        arrays.append(np.frombuffer(raw, dtype).reshape(shape))
     return message, arrays
+
+
+def _fill(view: memoryview, readinto: Callable[[memoryview], int]) -> bool:
+    """Whether the stream has enough bytes for a view."""
+    while view:
+        count = readinto(view)
+        if not count:
+            return False
+        view = view[count:]
+    return True
 
 
 def _parse(line: bytes) -> Tuple[Message, List[Tuple[np.dtype[Any], List[int]]]]:
@@ -126,7 +133,7 @@ def answer_requests(make: Callable[[Tell], object], requests: IO[bytes], answers
 
     subject = make(tell)
     while True:
-        received = receive(requests.read, requests.readline)
+        received = receive(requests.readinto, requests.readline)  # type: ignore[attr-defined]
         if received is None:
             return
         message, arrays = received

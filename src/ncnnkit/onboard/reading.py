@@ -37,14 +37,19 @@ class Reader:
         self._pass_mark(deadline)
         return self._through(b"\n", deadline)
 
-    def read(self, count: int, deadline: float) -> bytearray:
-        """``count`` bytes; fewer if the pipe ends. Memory is taken as they come."""
+    def readinto(self, view: memoryview, deadline: float) -> int:
+        """Fill a view of bytes. Returns how many there were: fewer if the pipe ends."""
         self._pass_mark(deadline)
-        data = self._buffer[:count]
-        del self._buffer[:count]
-        while len(data) < count and (chunk := self._next(deadline, count - len(data))):
-            data += chunk
-        return data
+        done = min(len(view), len(self._buffer))
+        view[:done] = self._buffer[:done]
+        del self._buffer[:done]
+        while done < len(view):
+            self._wait(deadline)
+            count = os.readv(self._descriptor, [view[done : done + _CHUNK]])
+            if not count:
+                break
+            done += count
+        return done
 
     def _pass_mark(self, deadline: float) -> None:
         if not self._after_mark:
@@ -66,12 +71,12 @@ class Reader:
         return data
 
     def _fill(self, deadline: float) -> bool:
-        chunk = self._next(deadline, _CHUNK)
+        self._wait(deadline)
+        chunk = os.read(self._descriptor, _CHUNK)
         self._buffer += chunk
         return bool(chunk)
 
-    def _next(self, deadline: float, most: int) -> bytes:
+    def _wait(self, deadline: float) -> None:
         ready, _, _ = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
             raise TimeoutError
-        return os.read(self._descriptor, min(most, _CHUNK))

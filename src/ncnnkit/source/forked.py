@@ -28,7 +28,7 @@ from ..codec import as_dataclass
 from ..errors import ConvertError, FormatError, NcnnkitError
 from ..onboard.answers import Arrays
 from ..onboard.child import DYING, Within
-from ..onboard.messages import answer_requests, receive, send
+from ..onboard.messages import Message, answer_requests, receive, send
 from ..onboard.process import die_with_parent
 from ..onboard.reading import ProtocolError, Reader
 from .model import Array, say
@@ -36,6 +36,7 @@ from .model import Array, say
 T = TypeVar("T")
 
 _PIECE = 1 << 16
+_PIPE = 1 << 20  # bytes that a server can send before it waits; what Linux allows everyone
 _OUT_OF_MEMORY = "is there enough memory?"
 
 
@@ -160,6 +161,9 @@ class Server:
         finally:
             _close(childs)
         self._requests, self._answers = ours, Reader(theirs)
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with suppress(OSError):  # the user has many such pipes
+                fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, _PIPE)
         os.set_blocking(ours, False)  # a process that has stopped reading must not block its parent
         weakref.finalize(self, self._child.end)
         _CHILDREN.add(self._child)
@@ -194,7 +198,7 @@ class Server:
         deadline = time.monotonic() + limit
         try:
             send(Within(self._requests, deadline), dict(fields, op=op), arrays)  # type: ignore[arg-type]
-            answer = receive(lambda n: self._answers.read(n, deadline), lambda: self._answers.readline(deadline))
+            answer = self._receive(deadline)
         except BrokenPipeError:
             answer = None
         except TimeoutError:
@@ -221,6 +225,9 @@ class Server:
             return as_dataclass(message, kind), results
         except FormatError as error:
             raise self.broken(error.line()) from None
+
+    def _receive(self, deadline: float) -> tuple[Message, Arrays] | None:
+        return receive(lambda view: self._answers.readinto(view, deadline), lambda: self._answers.readline(deadline))
 
     def broken(self, how: str) -> ServerError:
         """End the process because of an invalid answer. Returns the error."""
@@ -345,8 +352,8 @@ def _begin_and_end(work: Callable[[], object]) -> NoReturn:
         for descriptor in (0, 1, 2):
             os.dup2(nowhere, descriptor)
         _PARENTS.extend((sys.stdin, sys.stdout, sys.stderr))
-        sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
-        sys.stderr = sys.stdout
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+        sys.stdout = sys.stderr = open(1, "w", closefd=False)  # noqa: SIM115
         work()
         status = 0
     finally:

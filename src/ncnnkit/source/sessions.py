@@ -214,6 +214,8 @@ def _load(model: Path | bytes, optimised: bool, threads: int | None, inferred: b
     options = onnxruntime.SessionOptions()
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Many values of the network may be fetched. The arena would keep the memory of those that were sent.
+        options.enable_cpu_mem_arena = False
     if threads is not None:
         options.intra_op_num_threads = threads
     options.log_severity_level = 4  # with 3, every error is also printed to stderr
