@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -181,13 +182,13 @@ ALL = """
 """
 
 
-def test_one_module_makes_sessions() -> None:
+def test_one_module_makes_sessions_and_infers_types() -> None:
     """Besides the engine that is measured, which runs in a serving process."""
     home = Path(ncnnkit.__file__).parent
     makers = {
         str(path.relative_to(home))
         for path in home.rglob("*.py")
-        if "InferenceSession(" in path.read_text(encoding="utf-8")
+        if re.search(r"InferenceSession\(|onnx\.shape_inference", path.read_text(encoding="utf-8"))
     }
     assert makers == {"source/sessions.py", "onboard/engines/onnxruntime.py"}
 
@@ -280,6 +281,27 @@ def test_what_a_model_does_to_onnx_runtime_is_an_error(
     assert said in str(found.value)
     assert str(path) in str(found.value)
     assert not (tmp_path / "written").exists() or not (tmp_path / "written").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        (crash, r"^ONNX crashed \(SIGSEGV\); it used"),
+        (hang, r"^ONNX did not finish within 1 s; it used"),
+        (hoard, r"^the ONNX file contradicts itself: MemoryError \(is there enough memory\?\)"),
+    ],
+)
+def test_what_a_model_does_to_onnx_is_an_error(
+    does: Callable[[], None], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(relu())
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", lambda *_: does())
+    monkeypatch.setattr(sessions, "LOAD_SECONDS", 1.0 if does is hang else 20.0)
+    monkeypatch.setattr(process, "system_memory_mb", lambda _: 300.0)
+    monkeypatch.setattr(process, "LEAST_FREE_MB", 300.0)
+    with pytest.raises(ConvertError, match=said):
+        read(path, [(1, 3)])
 
 
 def test_what_is_printed_there_is_lost(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

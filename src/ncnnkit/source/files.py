@@ -34,7 +34,7 @@ _DTYPES = {
 
 
 def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
-    session = onnx_session(path, inferred=True)
+    session = onnx_session(path)
     given = session.inputs
     names, outputs = [i.name for i in given], tuple(session.outputs)
     dtypes = [_onnx_dtype(reference, i.name, i.type) for i in given]
@@ -61,9 +61,7 @@ def onnx_run(session: OnnxSession) -> Original:
     return run
 
 
-def onnx_session(
-    path: Path, outputs: Sequence[str] = (), *, optimised: bool = True, inferred: bool = False
-) -> OnnxSession:
+def onnx_session(path: Path, outputs: Sequence[str] = (), *, optimised: bool = True) -> OnnxSession:
     """A model loaded in ONNX Runtime, with two threads.
 
     Args:
@@ -71,7 +69,6 @@ def onnx_session(
         outputs: names of values that become its outputs; by default its own.
         optimised: whether ONNX Runtime may fuse operators. Its fused int8 kernels may differ from the operators of a
             quantised model: on a CPU without VNNI, the SQNR of EfficientNet-Lite0 against the unfused model was 7 dB.
-        inferred: see :class:`~ncnnkit.source.sessions.OnnxSession`.
 
     Raises:
         ModelError: ONNX Runtime cannot load it, crashes or hangs, or the model has no value of such a name.
@@ -82,7 +79,7 @@ def onnx_session(
     except Exception as error:  # protobuf has exceptions of its own
         raise ModelError(f"cannot be read: {say(error)}", where=str(path)) from None
     try:
-        return OnnxSession(model, optimised=optimised, threads=THREADS, inferred=inferred)
+        return OnnxSession(model, optimised=optimised, threads=THREADS)
     except ServerError as error:
         raise ModelError(error.said("load it"), where=str(path), hint=error.hint) from None
 

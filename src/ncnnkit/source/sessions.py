@@ -1,7 +1,7 @@
 """ONNX models in ONNX Runtime, each in a child process with limits of time, memory and files.
 
 A stranger's model may crash ONNX Runtime, never end, or ask for any memory. No other process of ncnnkit computes with
-it.
+it, or infers its types.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from .forked import Server, ServerError
 from .model import Array
 
 LOAD_SECONDS, LOAD_SECONDS_PER_MB = 60.0, 1.0
-"""ONNX Runtime may take so long to load a model, and so much longer for each MB."""
+"""ONNX and ONNX Runtime may take so long to read a model, and so much longer for each MB."""
 
 RUN_SECONDS = 120.0
 """Seconds that one sample may take. A Loop may run forever."""
@@ -57,7 +56,6 @@ class OnnxSession:
         model: the path of an ONNX file, or the bytes of one.
         optimised: whether ONNX Runtime may fuse operators.
         threads: how many compute one operator; None: as many as ONNX Runtime chooses.
-        inferred: whether the process also runs ONNX's shape inference on the file, to show that it survives that.
 
     Attributes:
         inputs: of the model, in order.
@@ -68,18 +66,15 @@ class OnnxSession:
         ServerError: ONNX Runtime refuses the model, crashes, hangs, or takes more memory than there is.
     """
 
-    def __init__(
-        self, model: Path | bytes, *, optimised: bool = True, threads: int | None = None, inferred: bool = False
-    ) -> None:
-        import onnx  # noqa: F401  # before the fork: once for all processes
-        import onnxruntime  # noqa: F401
+    def __init__(self, model: Path | bytes, *, optimised: bool = True, threads: int | None = None) -> None:
+        import onnxruntime  # noqa: F401  # before the fork: once for all processes
 
         size = len(model) if isinstance(model, bytes) else model.stat().st_size
-        load = partial(_load, model, optimised, threads, inferred)
-        self._server = Server(partial(_Network, load), what="ONNX Runtime", limits=partial(limit_self, file_bytes=0))
+        load = partial(_load, model, optimised, threads)
+        self._server = Server(partial(_Network, load), what="ONNX Runtime", limits=_LIMITS)
         self._turn = threading.Lock()
         try:
-            found, _ = self._server.ask("load", _Loaded, limit=LOAD_SECONDS + LOAD_SECONDS_PER_MB * size / 1e6)
+            found, _ = self._server.ask("load", _Loaded, limit=_seconds(size))
         except BaseException:
             self._server.close()
             raise
@@ -206,9 +201,8 @@ class _Network:
         return piece
 
 
-def _load(model: Path | bytes, optimised: bool, threads: int | None, inferred: bool) -> Any:
+def _load(model: Path | bytes, optimised: bool, threads: int | None) -> Any:
     """An ``onnxruntime.InferenceSession``."""
-    import onnx
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -220,8 +214,53 @@ def _load(model: Path | bytes, optimised: bool, threads: int | None, inferred: b
         options.intra_op_num_threads = threads
     options.log_severity_level = 4  # with 3, every error is also printed to stderr
     given = model if isinstance(model, bytes) else str(model)
-    session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
-    if inferred:
-        with suppress(Exception):  # only a crash is told: a conversion says what else is wrong
-            onnx.shape_inference.infer_shapes(onnx.load(given, load_external_data=False))
-    return session
+    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+
+
+# ------------------------------------------------------------------------------------------------- ONNX's inference
+
+
+def inferred_types(model: bytes) -> dict[str, int | None]:
+    """The types of the values of a model, inferred by ONNX in a child process.
+
+    Returns:
+        Name of a value -> the number of its type in ``onnx.TensorProto``; None if it is no tensor. Values whose types
+        ONNX cannot infer are left out.
+
+    Raises:
+        ServerError: the model contradicts itself, or ONNX crashes, hangs or takes more memory than there is.
+    """
+    import onnx  # noqa: F401  # before the fork
+
+    with Server(partial(_Inference, model), what="ONNX", limits=_LIMITS) as server:
+        return server.ask("infer", _Types, limit=_seconds(len(model)))[0].types
+
+
+@dataclass(frozen=True)
+class _Types:
+    types: dict[str, int | None]
+
+
+class _Inference:
+    def __init__(self, model: bytes) -> None:
+        self._model = model
+
+    def infer(self, _: Message, __: Arrays) -> tuple[_Types, Arrays]:
+        import onnx
+
+        graph = onnx.shape_inference.infer_shapes(self._model).graph
+        types: dict[str, int | None] = {}
+        for value in (*graph.value_info, *graph.output):
+            if value.type.WhichOneof("value") not in (None, "tensor_type"):
+                types[value.name] = None
+            elif value.type.tensor_type.elem_type:
+                types[value.name] = value.type.tensor_type.elem_type
+        return _Types(types), []
+
+
+def _seconds(size: int) -> float:
+    """The limit for reading a model of so many bytes."""
+    return LOAD_SECONDS + LOAD_SECONDS_PER_MB * size / 1e6
+
+
+_LIMITS = partial(limit_self, file_bytes=0)

@@ -26,7 +26,7 @@ from ...errors import ConvertError, ModelError
 from ..forked import ServerError
 from ..model import say
 from ..onnx_data import check_model
-from ..sessions import OnnxSession
+from ..sessions import OnnxSession, inferred_types
 from .control import RANDOM, resolve
 from .einsums import write_out
 from .quantized import dequantize
@@ -130,6 +130,9 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
     try:
         proto = ir.serde.serialize_model(model)
         types = _types(proto)
+    except ServerError as error:
+        what = error.what if error.died else f"the ONNX file contradicts itself: {error.what}"
+        raise ConvertError(what, hint=error.hint) from None
     except Exception as error:  # ONNX and onnx-ir raise exceptions of their own for contradictory models
         raise ConvertError(f"the ONNX file contradicts itself: {say(error)}") from None
     counted = _counted(model.graph, constants.keys())
@@ -183,14 +186,8 @@ def _widen(model: ir.Model) -> None:
 
 def _types(proto: onnx.ModelProto) -> dict[str, str]:
     """Name of a value -> numpy's letter for its type, if ONNX can infer it; _NO_TENSOR for a sequence."""
-    found = {}
-    graph = onnx.shape_inference.infer_shapes(proto).graph
-    for value in (*graph.value_info, *graph.output):
-        if value.type.WhichOneof("value") not in (None, "tensor_type"):
-            found[value.name] = _NO_TENSOR
-        elif value.type.tensor_type.elem_type:
-            found[value.name] = ir.DataType(value.type.tensor_type.elem_type).numpy().kind
-    return found
+    types = inferred_types(proto.SerializeToString())
+    return {name: _NO_TENSOR if kind is None else ir.DataType(kind).numpy().kind for name, kind in types.items()}
 
 
 def _counted(graph: ir.Graph, constants: Any) -> set[str]:
