@@ -20,7 +20,7 @@ from networks import samples, small
 from small_run import PREPROCESS, edit_cards
 
 from ncnnkit.cache.store import cache_folder
-from ncnnkit.device.sites import look_at
+from ncnnkit.device.looking import look_at
 from ncnnkit.model import ncnnfile
 from ncnnkit.pipeline import run
 from ncnnkit.recipe import Recipe

@@ -26,7 +26,8 @@ from ncnnkit.artifact import Artifact, card_of
 from ncnnkit.cli import app
 from ncnnkit.comparison.layers import compare_models
 from ncnnkit.device import LOCAL
-from ncnnkit.device.sites import Site, look_at, run_jobs
+from ncnnkit.device.looking import look_at
+from ncnnkit.device.sites import Site, run_jobs
 from ncnnkit.errors import ModelError, RecipeError, RuntimeFailure, StorageError, VerificationError
 from ncnnkit.measure import variants
 from ncnnkit.measure.profiles import profile

@@ -11,8 +11,8 @@ import pytest
 from networks import network, samples, small, with_weights
 
 import ncnnkit
+from ncnnkit.device.looking import look_at
 from ncnnkit.device.session import Session
-from ncnnkit.device.sites import look_at
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.model.graph import Graph, Layer
 from ncnnkit.model.ops import Mask

@@ -613,7 +613,7 @@ def test_a_board_can_only_answer_for_its_own_variants(
     monkeypatch.setattr("ncnnkit.measure.variants.run_jobs", lambda jobs, notify: answers)
     first, second = measure(specs, [], tmp_path, seconds=0.1, rounds=1)
     assert first is good
-    assert (second.name, second.status, second.reason) == ("fp32-cpu@bad", "crashed", "localreturned no result for it")
+    assert (second.name, second.status, second.reason) == ("fp32-cpu@bad", "crashed", "local returned no result for it")
 
 
 def test_a_new_program_does_not_resume_the_job_of_an_old_one(

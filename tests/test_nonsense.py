@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from ncnnkit.codec import decode
 from ncnnkit.device.link import Link
+from ncnnkit.device.looking import look_at
 from ncnnkit.device.serving import CheckedChild
 from ncnnkit.device.session import Session
-from ncnnkit.device.sites import look_at
 from ncnnkit.device.transport import Refused, Transport
 from ncnnkit.errors import DeviceError, FormatError, RuntimeFailure
 from ncnnkit.onboard import MARK, answers, messages

@@ -26,7 +26,8 @@ from ncnnkit import pipeline
 from ncnnkit.comparison.outputs import keep_outputs
 from ncnnkit.comparison.truths import truths
 from ncnnkit.device import LOCAL
-from ncnnkit.device.sites import Site, look_at
+from ncnnkit.device.looking import look_at
+from ncnnkit.device.sites import Site
 from ncnnkit.errors import ImageError, ModelError, RecipeError, StorageError, VerificationError
 from ncnnkit.measure import variants
 from ncnnkit.measure.copies import refuse_copies

@@ -23,9 +23,10 @@ from ncnnkit.comparison import accuracy
 from ncnnkit.comparison.accuracy import Errors
 from ncnnkit.comparison.judge import Judge
 from ncnnkit.device import LOCAL, open_device
+from ncnnkit.device.looking import look_at
 from ncnnkit.device.serving import CheckedChild
 from ncnnkit.device.session import Session
-from ncnnkit.device.sites import Site, look_at
+from ncnnkit.device.sites import Site
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.formatting import plain
 from ncnnkit.model.graph import Graph, Layer

@@ -12,8 +12,8 @@ import pytest
 from networks import network, samples, small
 
 import ncnnkit
+from ncnnkit.device.looking import look_at
 from ncnnkit.device.session import Session
-from ncnnkit.device.sites import look_at
 from ncnnkit.errors import RuntimeFailure
 from ncnnkit.measure.profiles import profile, tapped
 from ncnnkit.model import ncnnfile

@@ -13,8 +13,8 @@ import pytest
 from networks import network, samples, small
 from numpy.typing import NDArray
 
+from ncnnkit.device.looking import look_at
 from ncnnkit.device.session import Session
-from ncnnkit.device.sites import look_at
 from ncnnkit.errors import FormatError, ModelError, RecipeError, RuntimeFailure
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.precision import has_int8

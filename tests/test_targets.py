@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from ncnnkit.device.sites import look_at
+from ncnnkit.device.looking import look_at
 from ncnnkit.model.targets import BOARDS, CORES, KERNELS, TARGETS, features_of, machine_target
 from ncnnkit.onboard.clusters import CORE_TYPES
 

@@ -16,7 +16,7 @@ from networks import samples, small
 
 import ncnnkit
 from ncnnkit.artifact import Artifact
-from ncnnkit.device.sites import look_at
+from ncnnkit.device.looking import look_at
 from ncnnkit.errors import ModelError, RuntimeFailure
 from ncnnkit.measure.tune import BASE, Placement, candidates, judge, placements, tune
 from ncnnkit.model import ncnnfile

@@ -16,9 +16,10 @@ from ncnnkit import pipeline
 from ncnnkit.artifact import Artifact
 from ncnnkit.comparison.judge import Judge
 from ncnnkit.device import LOCAL
+from ncnnkit.device.looking import look_at
 from ncnnkit.device.serving import CheckedChild
 from ncnnkit.device.session import Session
-from ncnnkit.device.sites import Site, look_at
+from ncnnkit.device.sites import Site
 from ncnnkit.measure import variants
 from ncnnkit.measure.variants import VariantSpec
 from ncnnkit.model import ncnnfile

@@ -7,8 +7,8 @@ import time
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 
-from .device import Board, open_device
-from .device.sites import look_at
+from .device import Board, open_device, resolve
+from .device.looking import look_at
 from .errors import NcnnkitError
 from .model.targets import machine_target
 from .onboard.facts import Machine, VulkanDevice
@@ -83,7 +83,15 @@ def examine() -> list[Finding]:
 
 
 def examine_device(name: str) -> list[Finding]:
-    """Examine a device: what it is, and what works there. Copies ncnn to it if it has none."""
+    """Examine a device, or each board of a fleet: what it is, and what works there. Copies ncnn there if necessary."""
+    try:
+        boards = resolve(name).split(" ")
+    except NcnnkitError as error:
+        return [Finding(name, "problem", error.line())]
+    return _examine_board(name) if len(boards) == 1 else [found for each in boards for found in _examine_board(each)]
+
+
+def _examine_board(name: str) -> list[Finding]:
     try:
         with open_device(name) as device:
             machine = look_at(device)

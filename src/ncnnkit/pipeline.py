@@ -19,7 +19,8 @@ from .comparison.layers import LAYER_IMAGES, errors_by_variant
 from .comparison.outputs import Outputs, opened_outputs
 from .comparison.truths import truths
 from .comparison.wrong import why_blind
-from .device.sites import Site, look_at, open_sites
+from .device.looking import look_at
+from .device.sites import Site, open_sites
 from .errors import DeviceError, ModelError, RuntimeFailure
 from .measure.copies import refuse_copies
 from .measure.engines import NO_ENGINES, OtherEngines, chosen_engines, prepare_engines

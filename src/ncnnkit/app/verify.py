@@ -145,8 +145,8 @@ class Here(Transport):
 
 
 def open_transport(name: str) -> Transport:
-    """A transport to the device with a name or address. Raises RecipeError."""
-    address = resolve(name)
+    """A transport to the device with a name or address; to the first board of a fleet. Raises RecipeError."""
+    address = resolve(name).split(" ")[0]
     return Here() if address == "local" else TRANSPORTS[address.partition("://")[0]](address)
 
 

@@ -79,13 +79,21 @@ def look_at_devices(context: typer.Context, as_json: Json = False, quiet: Quiet 
     _print_findings(_examined(list(names), quiet or as_json), as_json)
 
 
-@command(devices, "add", "ncnnkit devices add rock5b ssh://rock@192.168.1.7")
-def add_device(
-    name: DeviceName, address: Annotated[str, typer.Argument(help="Address: ssh://user@host or adb://serial.")]
-) -> None:
-    """Give a device a name."""
+Addresses = Annotated[
+    list[str],
+    typer.Argument(metavar="ADDRESS", help="ssh://user@host or adb://serial; of several boards of one kind: each."),
+]
+
+
+@command(
+    devices, "add", "ncnnkit devices add rock5b ssh://rock@192.168.1.7",
+    "ncnnkit devices add shelf ssh://rock@board1 ssh://rock@board2",
+)  # fmt: skip
+def add_device(name: DeviceName, addresses: Addresses) -> None:
+    """Give a device a name. Several boards of one kind may share a name. Then they share an evaluation, too."""
     from ..device.names import add_name
 
+    address = " ".join(addresses)
     add_name(name, address)
     out.print(f"{name}: {address}")
 

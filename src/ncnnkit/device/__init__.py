@@ -11,6 +11,8 @@ link        requests to the agent of a board (``onboard/agent.py``)
 wheels      ncnn and numpy for a board's Python
 serving     a serving process whose answers are checked
 session     a network that runs on a device
+looking     what a device reports about itself
+fleet       several boards of one kind as one device
 sites       the devices of a run, with the facts about each
 begun       the running processes of a device
 names       names for devices, kept in a file
@@ -21,17 +23,19 @@ from __future__ import annotations
 
 from .base import Device
 from .board import Board
+from .fleet import Fleet
 from .local import LOCAL, Local
 from .names import resolve
 from .transport import TRANSPORTS, Lost, Refused, parse_ssh
 
-__all__ = ["LOCAL", "Board", "Device", "Local", "Lost", "Refused", "open_device", "parse_ssh", "resolve"]
+__all__ = ["LOCAL", "Board", "Device", "Fleet", "Local", "Lost", "Refused", "open_device", "parse_ssh", "resolve"]
 
 
 def open_device(name: str) -> Device:
     """Open the device with a name (``ncnnkit devices``) or an address: ``local``, ``ssh://…``, ``adb://…``.
 
-    It is a context manager. Nothing happens on the board before the first request.
+    Several addresses, separated by spaces, are a fleet of boards. A device is a context manager. Nothing happens on a
+    board before the first request.
 
     Raises:
         RecipeError: there is no such name, and it is not an address.
@@ -39,4 +43,11 @@ def open_device(name: str) -> Device:
     address = resolve(name)
     if address == "local":
         return Local()
+    words = address.split(" ")
+    if len(words) > 1:
+        return Fleet([_board(word) for word in words], name)
+    return _board(address, name)
+
+
+def _board(address: str, name: str = "") -> Board:
     return Board(TRANSPORTS[address.partition("://")[0]](address), name)

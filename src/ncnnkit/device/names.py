@@ -1,4 +1,7 @@
-"""Names for devices, kept in ``~/.config/ncnnkit/devices.toml``: a table of name = "address"."""
+"""Names for devices, kept in ``~/.config/ncnnkit/devices.toml``: a table of name = "address".
+
+Several addresses, separated by spaces, are boards of one kind that share an evaluation.
+"""
 
 from __future__ import annotations
 
@@ -60,13 +63,17 @@ def is_address(text: str) -> bool:
 
 
 def check_address(address: str) -> str:
-    """The address, if it is valid. Otherwise raises RecipeError."""
-    scheme, separator, _ = address.partition("://")
-    if any(not c.isprintable() for c in address) or not is_address(address):
-        raise RecipeError(f"{address!r} is not a device", hint="local, ssh://user@host, adb://serial, or a name of "
-                          "`ncnnkit devices`")  # fmt: skip
-    if separator and scheme == "ssh":
-        parse_ssh(address)
+    """The address, or the addresses of several boards, if valid. Otherwise raises RecipeError."""
+    words = address.split(" ")
+    for word in words:
+        scheme, separator, _ = word.partition("://")
+        if any(not c.isprintable() for c in word) or not is_address(word):
+            raise RecipeError(f"{word!r} is not a device", hint="local, ssh://user@host, adb://serial, or a name of "
+                              "`ncnnkit devices`")  # fmt: skip
+        if separator and scheme == "ssh":
+            parse_ssh(word)
+        if len(words) > 1 and (word == "local" or words.count(word) > 1):
+            raise RecipeError(f"{address!r} is not several boards", hint="ssh:// or adb:// addresses, each once")
     return address
 
 

@@ -15,6 +15,7 @@ from ..onboard.protocol import Job, R, Step
 from ..recipe import parse_cpus
 from ..record.run import DeviceRecord
 from . import LOCAL, Device, open_device, resolve
+from .looking import look_at
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,25 +110,6 @@ def local_site() -> Site:
     """This machine as the only device of a run. Raises DeviceError."""
     machine = look_at()
     return Site(LOCAL, machine, machine_target(machine))
-
-
-def look_at(device: Device = LOCAL) -> Machine:
-    """What ncnn and Linux report about a device; by default of this machine.
-
-    Raises:
-        DeviceError: the request failed (for example because of a broken Vulkan driver), or a field of the answer is
-            wrong. The error names the first such field.
-    """
-    with device.child() as child:
-        try:
-            machine: Machine = child.ask("machine", timeout=LOOK_TIMEOUT)[0].machine
-        except WorkerError as error:
-            hint = "a broken Vulkan driver?" if error.native else ""
-            raise DeviceError(f"ncnn failed while looking at it: {error}", where=device.name, hint=hint) from None
-    return machine
-
-
-LOOK_TIMEOUT = 180.0  # seconds; on a slow board the first import of numpy alone takes many
 
 
 def run_jobs(jobs: Mapping[Site, Job[R]], notify: Callable[[Step], None]) -> dict[Site, R | DeviceError]:

@@ -35,6 +35,6 @@ def environment(machine: Machine) -> Environment:
     """This machine and its software.
 
     Args:
-        machine: what :func:`ncnnkit.device.sites.look_at` returned for it.
+        machine: what :func:`ncnnkit.device.looking.look_at` returned for it.
     """
     return Environment(ncnnkit=installed("ncnnkit"), pillow=installed("Pillow"), machine=machine)

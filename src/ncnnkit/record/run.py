@@ -74,7 +74,7 @@ class DeviceRecord:
 
     Attributes:
         name: the name or address in the request; ``local`` is the machine that converted.
-        address: ``local``, ``ssh://…`` or ``adb://…``.
+        address: ``local``, ``ssh://…`` or ``adb://…``; of several boards, the addresses separated by spaces.
         target: the kernels of its CPU. int8 was made for them.
         machine: the machine, and its software.
         recommended: ``name`` of the variant recommended for this device; null if there is none.
