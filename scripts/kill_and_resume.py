@@ -134,9 +134,14 @@ def leftovers(place: Place, shared: set[str]) -> list[str]:
 
 
 def shared_memory() -> set[str]:
-    """Shared memory and semaphores as Python, torch and ncnnkit name them; other programs use /dev/shm, too."""
+    """Shared memory and semaphores as Python, torch and ncnnkit name them, without those of a process that runs."""
     names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
-    return {name for name in names if name.startswith(("ncnnkit", "psm_", "sem.", "torch_"))}
+    found = {name for name in names if name.startswith(("ncnnkit", "psm_", "sem.", "torch_"))}
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):
+            text = maps.read_text()
+            found = {name for name in found if f"/dev/shm/{name}" not in text}
+    return found
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -166,6 +171,7 @@ def kill_and_resume(arguments: list[str], kills: int, seed: int, home: Path) -> 
     print(f"undisturbed: {first:.1f} s, with the results of an earlier run {again:.1f} s", flush=True)
     hits = 0
     for number in range(kills):
+        known = len(wrong)
         fresh = number // 2 % 2 == 0
         if fresh:
             shutil.rmtree(place.cache)
@@ -193,7 +199,12 @@ def kill_and_resume(arguments: list[str], kills: int, seed: int, home: Path) -> 
         for what in (*differences(results(place.out), expected), *leftovers(place, shared)):
             wrong.append(f"kill {number} after {moment:.2f} s: {what}")
         of = "the main process" if number % 2 else "the group"
-        print(f"{number + 1}/{kills}: {of} after {moment:.2f} s, then {took:.1f} s; faults: {len(wrong)}", flush=True)
+        print(
+            f"{number + 1}/{kills}: {of} after {moment:.2f} s, then {took:.1f} s",
+            *wrong[known:],
+            sep="\n    ",
+            flush=True,
+        )
     print(f"{hits} of {kills} kills came before the run had ended")
     if left := left_processes(place.mark):
         wrong.append(f"at the end the processes {left} are left")
@@ -211,7 +222,7 @@ def main() -> None:
     arguments = [asked.model, "--images", asked.images, "--effort", asked.effort, *OPTIONS]
     with tempfile.TemporaryDirectory(prefix="kill-and-resume-") as home:
         wrong = kill_and_resume(arguments, asked.kills, asked.seed, Path(home))
-    print("\n".join(wrong) or "every run ended with the same results, and nothing was left")
+    print(f"{len(wrong)} faults" if wrong else "every run ended with the same results, and nothing was left")
     raise SystemExit(bool(wrong))
 
 

@@ -53,8 +53,8 @@ from ncnnkit.samples.pictures import _Turns
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.sounds import read_recording
 from ncnnkit.samples.targets import LabelPicture
-from ncnnkit.source import files, open_model
-from ncnnkit.source.files import _TracedInputs, read_export, try_onnx
+from ncnnkit.source import open_model
+from ncnnkit.source.files import _TracedInputs, read_export
 from ncnnkit.source.model import read_metadata
 from ncnnkit.source.onnx_data import check_model
 from ncnnkit.source.weights import COMPRESSED, load_weights, only_tensors
@@ -667,59 +667,6 @@ def test_no_library_reads_a_pickle(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="it holds more than tensors"):
         load_weights(lambda: None, tmp_path / "x.pth")
     assert not (tmp_path / "pwned").exists()
-
-
-def crash() -> None:
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def hang() -> None:
-    while True:
-        signal.pause()
-
-
-def hoard() -> None:
-    kept = []
-    while True:
-        kept.append(bytearray(1 << 28))
-
-
-def write() -> None:
-    Path("written").write_bytes(b"x")
-
-
-def open_many() -> None:
-    kept = []
-    while True:
-        kept.append(open(os.devnull))  # noqa: SIM115
-
-
-@pytest.mark.parametrize(
-    ("does", "said"),
-    [
-        (crash, "ONNX Runtime crashed (SIGSEGV)"),
-        (hang, "ONNX Runtime did not finish within"),
-        (hoard, "MemoryError"),
-        (write, "File too large"),
-        (open_many, "Too many open files"),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-def test_what_a_model_does_to_onnx_runtime_is_an_error(
-    does: Callable[[], None], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "m.onnx"
-    path.write_bytes(hiding("", "initializer").SerializeToString().replace(b"location", b"_ocation"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files, "onnx_session", lambda *_, **__: does())
-    monkeypatch.setattr(files, "TRIED_SECONDS", 1.0 if does is hang else 20.0)
-    monkeypatch.setattr(process, "system_memory_mb", lambda _: 300.0)
-    monkeypatch.setattr(process, "LEAST_FREE_MB", 300.0)
-    with soon(30), pytest.raises(ModelError) as found:
-        try_onnx(path)
-    assert said in str(found.value)
-    assert str(path) in str(found.value)
-    assert not (tmp_path / "written").exists() or not (tmp_path / "written").stat().st_size
 
 
 def test_settings_beside_a_model_are_files(tmp_path: Path) -> None:

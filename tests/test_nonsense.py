@@ -89,7 +89,7 @@ def message(fields: Any, arrays: Arrays) -> bytes:
 def read(op: str, answer: bytes) -> tuple[Any, Arrays]:
     """The result of the parent's code for the bytes of an answer, without a process."""
     stream = io.BytesIO(answer)
-    received = messages.receive(stream.read, stream.readline)
+    received = messages.receive(stream.readinto, stream.readline)
     assert received is not None
     record = CheckedChild._read(CheckedChild.__new__(CheckedChild), received[0], ANSWERS[op])
     record.check(ASKED.get(op, {}), received[1])

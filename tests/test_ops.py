@@ -15,7 +15,7 @@ import pytest
 
 from ncnnkit.model import ncnnfile
 from ncnnkit.model.graph import Graph, Layer
-from ncnnkit.model.ops import OPS, Value
+from ncnnkit.model.ops import FLOAT_MAX, OPS, Value
 
 SOURCE = os.environ.get("NCNNKIT_NCNN_SOURCE")
 
@@ -88,7 +88,7 @@ def test_params_are_those_of_the_sources(name: str) -> None:
         ("Pooling3D", {"kernel_w": 2}, "kernel_d", 2),
         ("LSTM", {"num_output": 8}, "hidden_size", 8),
         ("MultiHeadAttention", {"embed_dim": 64}, "vdim", 64),
-        ("Clip", {}, "min", -3.402823466e38),
+        ("Clip", {}, "min", -FLOAT_MAX),
         ("Reshape", {}, "w", -233),
         ("Reshape", {}, "shape_expr", ""),
         ("LayerNorm", {}, "affine", 1),

@@ -570,11 +570,10 @@ def test_a_whole_run_of_the_demo_network(tmp_path: Path) -> None:
 @pytest.mark.alone
 @pytest.mark.torch
 @pytest.mark.vulkan
-def test_a_whole_run_of_resnet50(tmp_path: Path) -> None:
+def test_a_whole_run_of_resnet18(tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
-    document = pipeline.run(on_the_photographs("torchvision:resnet50", seconds=0.5, weights="none"), tmp_path / "out")
-    # With random weights, int8 of 50 layers has an SQNR of 7 to 10 dB. Batch-norm statistics of real images do not
-    # allow more.
+    document = pipeline.run(on_the_photographs("torchvision:resnet18", seconds=0.5, weights="none"), tmp_path / "out")
+    # With random weights, int8 has a low SQNR. Batch-norm statistics of real images do not allow more.
     check_whole_way(document, least_int8=0.9)
     assert document.reference.engine == "torch"
     assert document.preprocess is not None

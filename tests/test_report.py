@@ -304,6 +304,17 @@ def test_the_conversion_is_judged(sqnr_db: float | None, cosine: float, says: st
     assert says in page(run).text
 
 
+@pytest.mark.parametrize(("engine", "exact"), [("onnxruntime", "the original"), ("ncnn", "ncnn in fp32")])
+def test_the_first_paragraph_names_what_the_outputs_are_compared_with(engine: str, exact: str) -> None:
+    run = sample_run()
+    run["reference"]["engine"] = engine
+    assert f"Compared with {exact}, its outputs have an SQNR of" in page(run).text
+    for variant in run["variants"]:
+        if variant["accuracy"]:
+            variant["accuracy"].update(mse=0.0, sqnr_db=None)
+    assert f"Its outputs are bitwise equal to those of {exact}." in page(run).text
+
+
 # ---------------------------------------------------------------------------------------------- int8 and the plan
 
 

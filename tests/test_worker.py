@@ -65,12 +65,12 @@ def test_messages_arrive_unchanged(message: dict[str, Any], kinds: list[tuple[st
     stream = io.BytesIO()
     messages.send(stream, message, arrays)
     stream.seek(0)
-    received = messages.receive(stream.read, stream.readline)
+    received = messages.receive(stream.readinto, stream.readline)
     assert received is not None
     assert received[0] == message
     assert [(a.dtype, a.shape) for a in received[1]] == [(a.dtype, a.shape) for a in arrays]
     assert all(np.array_equal(a, b) for a, b in zip(received[1], arrays, strict=True))
-    assert messages.receive(stream.read, stream.readline) is None
+    assert messages.receive(stream.readinto, stream.readline) is None
 
 
 def packages(nodes: Iterable[ast.AST]) -> set[str]:

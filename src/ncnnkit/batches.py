@@ -82,8 +82,12 @@ class Workers:
         """What they are, and where to watch them, for the user."""
         return f"{self.name}, dashboard at {self.dashboard}" if self.dashboard else self.name
 
-    def share(self, value: Any) -> Any:
-        """An argument for :func:`map_batches` that stands for ``value`` and is sent once to each worker."""
+    def share(self, value: Any, *, everywhere: bool = True) -> Any:
+        """An argument for :func:`map_batches` that stands for ``value`` and is sent once to each worker.
+
+        Args:
+            everywhere: whether so many batches have this argument that every worker needs it.
+        """
         return value
 
     def ends(self, function: Callable[[str], None]) -> None:
@@ -127,13 +131,17 @@ class _Dask(Workers):
         threads: dict[str, int] = self._client.nthreads()
         return max(1, sum(threads.values()))
 
-    def share(self, value: Any) -> Any:
+    def share(self, value: Any, *, everywhere: bool = True) -> Any:
         # A task and not scattered data: if the only worker that holds it is lost, Dask can run a task again.
         import warnings
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it is large: that is why it is sent once
-            return self._client.submit(_itself, value, pure=False)
+            future = self._client.submit(_itself, value, pure=False)
+        if everywhere:
+            # Dask prefers the worker that has the value. If only one has it, that worker gets most of the batches.
+            self._client.replicate(future)
+        return future
 
     def stop(self) -> None:
         token, self.token = self.token, uuid.uuid4().hex

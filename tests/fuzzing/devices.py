@@ -83,7 +83,7 @@ def _answer_seeds() -> list[bytes]:
 def _read_answer(folder: Path, data: bytes) -> None:
     """The same bytes as the answer to each request."""
     stream = io.BytesIO(data)
-    received = messages.receive(stream.read, stream.readline)
+    received = messages.receive(stream.readinto, stream.readline)
     if received is None:
         return
     message, arrays = received

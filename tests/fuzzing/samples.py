@@ -252,7 +252,8 @@ FORMATS: dict[str, Format] = {
     "npz": Format(_npz_seeds, _read_npz, ZIP),
     "rows": Format(_rows_seeds, _read_rows, (mutate_bytes, mutate_text), (ValueError,)),
     "examples": Format(_examples_seeds, _read_examples, ZIP),
-    "image": Format(_image_seeds, _read_image, BYTES, room=512 * MB),
+    # Pillow's limit is 89 million pixels; a WebP takes 8 bytes for each while it is decoded.
+    "image": Format(_image_seeds, _read_image, BYTES, room=768 * MB),
     "sound": Format(_sound_seeds, _read_sound, BYTES),
     "list": Format(_list_seeds, _read_list, TEXT),
     "csv": Format(_csv_seeds, _read_csv, TEXT),

@@ -95,7 +95,7 @@ def errors_over(
 
     def batches() -> Iterator[tuple[Any, ...]]:
         for version in versions:
-            net = workers.share(Net(version.model, workers, threads=threads))
+            net = workers.share(Net(version.model, workers, threads=threads), everywhere=len(parts) >= workers.count)
             for part in parts:
                 truths = None if labels is None else [labels[i] for i in part]
                 exact = Exact(reference, part)

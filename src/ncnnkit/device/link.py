@@ -180,7 +180,9 @@ class _Tar:
         self._reader = reader
 
     def read(self, count: int) -> bytes:
-        return self._reader.read(count, time.monotonic() + SILENCE)
+        data = bytearray(count)
+        done = self._reader.readinto(memoryview(data), time.monotonic() + SILENCE)
+        return bytes(data[:done])
 
 
 def unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:

@@ -17,6 +17,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Union
 
+import numpy as np
+
 from ..onboard import storages
 from . import shapes
 
@@ -30,7 +32,7 @@ MAX_PARAMS = 32
 MANY = 1 << 31
 """A number of blobs that is not limited."""
 
-FLOAT_MAX = 3.402823466e38
+FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _parse_default(text: str) -> tuple[Value, str]:
     if re.fullmatch(r"-?\d+", text):
         return int(text), ""
     if re.fullmatch(r"-?[\d.]+(e[+-]?\d+)?", text):
-        return float(text), ""
+        return float(np.float32(text)), ""  # as it is read again, if a pass writes it
     return 0, text
 
 

@@ -115,7 +115,7 @@ class Child:
         deadline = time.monotonic() + timeout
         heard = self._log_size()
         try:
-            send(_Within(self._requests, deadline), dict(fields, op=op), arrays)  # type: ignore[arg-type]
+            send(Within(self._requests, deadline), dict(fields, op=op), arrays)  # type: ignore[arg-type]
             answer = self._receive(deadline)
             while answer is not None and SO_FAR in answer[0]:
                 progress(*_counts(answer[0][SO_FAR]))
@@ -140,7 +140,7 @@ class Child:
         return record, results
 
     def _receive(self, deadline: float) -> Optional[Tuple[Message, Arrays]]:
-        return receive(lambda n: self._answers.read(n, deadline), lambda: self._answers.readline(deadline))
+        return receive(lambda view: self._answers.readinto(view, deadline), lambda: self._answers.readline(deadline))
 
     def _read(self, message: Message, kind: Type[Answer]) -> Answer:
         """A message as an answer. Raises ProtocolError if it is not a valid one."""
@@ -193,7 +193,7 @@ def _counts(found: object) -> Tuple[int, int]:
     return found[0], found[1]
 
 
-class _Within:
+class Within:
     """A pipe for writing that raises TimeoutError if the data is not written by a deadline."""
 
     def __init__(self, descriptor: int, deadline: float) -> None:

@@ -2,7 +2,7 @@
 
 A message is a line of JSON, followed by the raw bytes of the arrays that its ``arrays`` field describes. An answer is a
 dataclass of :mod:`ncnnkit.onboard.answers`. :data:`MARK` comes before the first answer. :func:`serve` is one side of
-the connection, :class:`ncnnkit.onboard.child.Child` the other.
+the connection, :class:`ncnnkit.onboard.child.Child` the other. :class:`ncnnkit.source.forked.Server` has both sides.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Message = Dict[str, Any]
 
 LARGEST = 1 << 32  # bytes of a message's arrays
 
-_TYPES = {np.dtype(code).name: np.dtype(code) for code in "?bBhHiIlLqQefd"}
+TYPES = {np.dtype(code).name: np.dtype(code) for code in "?bBhHiIlLqQefd"}
 """Name of the type of an array that may be sent -> the type. NumPy itself reads many other texts as a type."""
 
 SO_FAR = "so_far"
@@ -51,7 +51,7 @@ def send(stream: IO[bytes], message: Message, arrays: Sequence[np.ndarray[Any, A
     stream.flush()
 
 
-def receive(read: Callable[[int], bytes], readline: Callable[[], bytes]) -> Optional[Tuple[Message, Arrays]]:
+def receive(readinto: Callable[[memoryview], int], readline: Callable[[], bytes]) -> Optional[Tuple[Message, Arrays]]:
     """Read one message; None at the end of the stream.
 
     Raises:
@@ -63,19 +63,30 @@ def receive(read: Callable[[int], bytes], readline: Callable[[], bytes]) -> Opti
     message, kinds = _parse(line)
     arrays = []
     for dtype, shape in kinds:
-        size = math.prod(shape) * dtype.itemsize
-        raw = read(size)
-        if len(raw) < size:
+        try:
+            arrays.append(np.empty(shape, dtype))  # its pages take memory when they are filled
+        except (MemoryError, ValueError):
+            raise ProtocolError("it wants to send an array of %s %s" % (dtype, shape)) from None
+        if arrays[-1].size and not _fill(arrays[-1].reshape(-1).view(np.uint8).data, readinto):
             return None
-        arrays.append(np.frombuffer(raw, dtype).reshape(shape))
     return message, arrays
+
+
+def _fill(view: memoryview, readinto: Callable[[memoryview], int]) -> bool:
+    """Whether the stream has enough bytes for a view."""
+    while view:
+        count = readinto(view)
+        if not count:
+            return False
+        view = view[count:]
+    return True
 
 
 def _parse(line: bytes) -> Tuple[Message, List[Tuple[np.dtype[Any], List[int]]]]:
     """The message in a line, and the type and shape of each of its arrays."""
     try:
         message = json.loads(line, parse_constant=_refuse, parse_float=_finite)
-        kinds = [(_TYPES[dtype], [int(side) for side in shape]) for dtype, shape in message.pop("arrays")]
+        kinds = [(TYPES[dtype], [int(side) for side in shape]) for dtype, shape in message.pop("arrays")]
         if not all(0 <= side <= LARGEST for _, shape in kinds for side in shape):
             raise ValueError("not the shape of an array")
         sizes = [math.prod(max(1, side) for side in shape) * dtype.itemsize for dtype, shape in kinds]
@@ -105,9 +116,13 @@ def serve(make: Callable[[Tell], object]) -> None:
     # The protocol has its own file descriptor, because ncnn and the drivers print to stdout.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    answer_requests(make, sys.stdin.buffer, answers)
+
+
+def answer_requests(make: Callable[[Tell], object], requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer requests until their stream ends. The arguments are those of :func:`serve`, and the streams."""
     answers.write(MARK)
     answers.flush()
-    requests = sys.stdin.buffer
     told = 0.0
 
     def tell(done: int, total: int) -> None:
@@ -118,7 +133,7 @@ def serve(make: Callable[[Tell], object]) -> None:
 
     subject = make(tell)
     while True:
-        received = receive(requests.read, requests.readline)
+        received = receive(requests.readinto, requests.readline)  # type: ignore[attr-defined]
         if received is None:
             return
         message, arrays = received

@@ -9,6 +9,7 @@ import time
 from . import MARK
 
 LONGEST_LINE = 1 << 24  # bytes
+_CHUNK = 1 << 20  # bytes that are read at once
 
 
 class ProtocolError(Exception):
@@ -36,12 +37,19 @@ class Reader:
         self._pass_mark(deadline)
         return self._through(b"\n", deadline)
 
-    def read(self, count: int, deadline: float) -> bytes:
-        """``count`` bytes; fewer if the pipe ends."""
+    def readinto(self, view: memoryview, deadline: float) -> int:
+        """Fill a view of bytes. Returns how many there were: fewer if the pipe ends."""
         self._pass_mark(deadline)
-        while len(self._buffer) < count and self._fill(deadline):
-            pass
-        return self._take(count)
+        done = min(len(view), len(self._buffer))
+        view[:done] = self._buffer[:done]
+        del self._buffer[:done]
+        while done < len(view):
+            self._wait(deadline)
+            count = os.readv(self._descriptor, [view[done : done + _CHUNK]])
+            if not count:
+                break
+            done += count
+        return done
 
     def _pass_mark(self, deadline: float) -> None:
         if not self._after_mark:
@@ -63,9 +71,12 @@ class Reader:
         return data
 
     def _fill(self, deadline: float) -> bool:
+        self._wait(deadline)
+        chunk = os.read(self._descriptor, _CHUNK)
+        self._buffer += chunk
+        return bool(chunk)
+
+    def _wait(self, deadline: float) -> None:
         ready, _, _ = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
             raise TimeoutError
-        chunk = os.read(self._descriptor, 1 << 20)
-        self._buffer += chunk
-        return bool(chunk)

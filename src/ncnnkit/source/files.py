@@ -8,24 +8,20 @@ import pickle
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence, Sized
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..artifact import Artifact, card_of
-from ..errors import ConvertError, ModelError, reading
+from ..errors import ModelError, reading
 from ..formatting import shape_option
 from ..model.precision import PRECISIONS
-from ..onboard.process import limit_self
-from ..onboard.scratch import Scratch
 from ..onboard.userfiles import open_regular, read_text
 from ..samples.items import InputSpec
-from .forked import run_forked
+from .forked import ServerError
 from .model import Array, Dims, ModelSource, Original, file_safe, listed, read_metadata, say, settle_inputs
 from .onnx_data import check_model
-from .sessions import run_session
+from .sessions import OnnxSession
 from .torchrun import example_inputs, named_outputs, quiet, torch_run
 from .weights import require_stored
 
@@ -38,10 +34,9 @@ _DTYPES = {
 
 
 def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) -> ModelSource:
-    try_onnx(path)
     session = onnx_session(path)
-    given = session.get_inputs()
-    names, outputs = [i.name for i in given], tuple(o.name for o in session.get_outputs())
+    given = session.inputs
+    names, outputs = [i.name for i in given], tuple(session.outputs)
     dtypes = [_onnx_dtype(reference, i.name, i.type) for i in given]
     for found, dtype in zip(given, dtypes):
         if not (found.shape or shapes or dtype.startswith("float")):
@@ -49,56 +44,25 @@ def _open_onnx(reference: str, path: Path, shapes: Sequence[tuple[int, ...]]) ->
             raise ModelError(f"input {found.name!r} is one whole number", where=reference, hint=hint)
     # ONNX Runtime also gives an empty shape if the rank is unknown.
     inputs = settle_inputs(reference, names, [tuple(i.shape) or None for i in given], dtypes, shapes)
-    metadata = session.get_modelmeta().custom_metadata_map
-    preprocess, origin, labels = read_metadata(reference, metadata, inputs)
-
-    run = onnx_run(session)
+    preprocess, origin, labels = read_metadata(reference, session.metadata, inputs)
     return ModelSource(
-        reference, file_safe(path.stem), "onnx", path, inputs, outputs, "onnxruntime", preprocess, origin, labels, run,
-        metadata=metadata,
+        reference, file_safe(path.stem), "onnx", path, inputs, outputs, "onnxruntime", preprocess, origin, labels,
+        onnx_run(session), metadata=session.metadata,
     )  # fmt: skip
 
 
-TRIED_SECONDS, TRIED_SECONDS_PER_MB = 60.0, 1.0
-"""ONNX Runtime may take so long to load a model, and so much longer for each MB."""
-
-
-def try_onnx(path: Path) -> None:
-    """Load a stranger's ONNX model in a child process, which may not write files, so that a crash there is an error.
-
-    Raises:
-        ModelError: ONNX Runtime or ONNX crashes, hangs, takes more memory than there is, or refuses the model.
-    """
-    import onnx
-    import onnxruntime  # noqa: F401  # before the fork: once for both processes
-
-    check_model(path)
-
-    def load() -> None:
-        onnx_session(path)
-        with suppress(Exception):  # only a crash is told: a conversion says what else is wrong
-            onnx.shape_inference.infer_shapes(onnx.load(str(path), load_external_data=False))
-
-    limit = TRIED_SECONDS + TRIED_SECONDS_PER_MB * path.stat().st_size / 1e6
-    try:
-        with Scratch() as folder:
-            run_forked(load, Path(folder), limit=limit, what="ONNX Runtime", limits=partial(limit_self, file_bytes=0))
-    except ConvertError as error:
-        raise ModelError(error.what, where=str(path), hint=error.hint) from None
-
-
-def onnx_run(session: Any) -> Original:
-    """A function that runs a session of ONNX Runtime on one sample."""
-    names = [given.name for given in session.get_inputs()]
+def onnx_run(session: OnnxSession) -> Original:
+    """A function that runs a session on one sample."""
+    names = [given.name for given in session.inputs]
 
     def run(sample: list[Array]) -> list[Any]:
-        return run_session(session, None, dict(zip(names, sample)))
+        return session.run(dict(zip(names, sample)))
 
     return run
 
 
-def onnx_session(path: Path, outputs: Sequence[str] = (), *, optimised: bool = True) -> Any:
-    """A model loaded in ONNX Runtime.
+def onnx_session(path: Path, outputs: Sequence[str] = (), *, optimised: bool = True) -> OnnxSession:
+    """A model loaded in ONNX Runtime, with two threads.
 
     Args:
         path: the model.
@@ -106,25 +70,22 @@ def onnx_session(path: Path, outputs: Sequence[str] = (), *, optimised: bool = T
         optimised: whether ONNX Runtime may fuse operators. Its fused int8 kernels may differ from the operators of a
             quantised model: on a CPU without VNNI, the SQNR of EfficientNet-Lite0 against the unfused model was 7 dB.
 
-    Returns:
-        An ``onnxruntime.InferenceSession``.
-
     Raises:
-        ModelError: ONNX Runtime cannot load it, or the model has no value of such a name.
+        ModelError: ONNX Runtime cannot load it, crashes or hangs, or the model has no value of such a name.
     """
-    import onnxruntime
-
     check_model(path)
-    options = onnxruntime.SessionOptions()
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 2
-    options.log_severity_level = 4  # with 3, every error is also printed to stderr
     try:
-        model = _ending_at(path, outputs) if outputs else str(path)
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-        raise ModelError(f"ONNX Runtime cannot load it: {say(error)}", where=str(path)) from None
+        model = _ending_at(path, outputs) if outputs else path
+    except Exception as error:  # protobuf has exceptions of its own
+        raise ModelError(f"cannot be read: {say(error)}", where=str(path)) from None
+    try:
+        return OnnxSession(model, optimised=optimised, threads=THREADS)
+    except ServerError as error:
+        raise ModelError(error.said("load it"), where=str(path), hint=error.hint) from None
+
+
+THREADS = 2
+"""Of ONNX Runtime, when it computes reference outputs."""
 
 
 def _ending_at(path: Path, outputs: Sequence[str]) -> bytes:

@@ -207,7 +207,8 @@ class ModelSource:
         except NcnnkitError:
             raise
         except Exception as error:  # torch and ONNX Runtime raise their own kinds
-            raise ModelError(f"the original fails on sample {index}: {say(error)}", where=self.reference) from None
+            what, hint = f"the original fails on sample {index}: {say(error)}", getattr(error, "hint", "")
+            raise ModelError(what, where=self.reference, hint=hint) from None
 
 
 _ORIGINS: dict[Engine, str] = {

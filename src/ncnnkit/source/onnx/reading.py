@@ -23,9 +23,10 @@ from onnx import helper
 from onnx_ir.passes import common
 
 from ...errors import ConvertError, ModelError
+from ..forked import ServerError
 from ..model import say
 from ..onnx_data import check_model
-from ..sessions import run_session
+from ..sessions import OnnxSession, inferred_types
 from .control import RANDOM, resolve
 from .einsums import write_out
 from .quantized import dequantize
@@ -129,6 +130,9 @@ def evaluate(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> Reading:
     try:
         proto = ir.serde.serialize_model(model)
         types = _types(proto)
+    except ServerError as error:
+        what = error.what if error.died else f"the ONNX file contradicts itself: {error.what}"
+        raise ConvertError(what, hint=error.hint) from None
     except Exception as error:  # ONNX and onnx-ir raise exceptions of their own for contradictory models
         raise ConvertError(f"the ONNX file contradicts itself: {say(error)}") from None
     counted = _counted(model.graph, constants.keys())
@@ -182,14 +186,8 @@ def _widen(model: ir.Model) -> None:
 
 def _types(proto: onnx.ModelProto) -> dict[str, str]:
     """Name of a value -> numpy's letter for its type, if ONNX can infer it; _NO_TENSOR for a sequence."""
-    found = {}
-    graph = onnx.shape_inference.infer_shapes(proto).graph
-    for value in (*graph.value_info, *graph.output):
-        if value.type.WhichOneof("value") not in (None, "tensor_type"):
-            found[value.name] = _NO_TENSOR
-        elif value.type.tensor_type.elem_type:
-            found[value.name] = ir.DataType(value.type.tensor_type.elem_type).numpy().kind
-    return found
+    types = inferred_types(proto.SerializeToString())
+    return {name: _NO_TENSOR if kind is None else ir.DataType(kind).numpy().kind for name, kind in types.items()}
 
 
 def _counted(graph: ir.Graph, constants: Any) -> set[str]:
@@ -276,23 +274,31 @@ def _run(
     """Compute values of a network in ONNX Runtime. They become the outputs of ``proto``."""
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    running = session(proto)
-    try:
+    with session(proto) as running:
         for start in range(0, len(names), at_once):
             part = list(names[start : start + at_once])
-            yield from zip(part, run_session(running, part, feeds), strict=True)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-        raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None
+            try:
+                found = running.run(feeds, part)
+            except ServerError as error:
+                raise _failed(error) from None
+            yield from zip(part, found, strict=True)
 
 
-def session(proto: onnx.ModelProto) -> Any:
-    """Load a model in ONNX Runtime without optimisation. Raises ConvertError."""
-    import onnxruntime
+def session(proto: onnx.ModelProto) -> OnnxSession:
+    """Load a model in ONNX Runtime without optimisation.
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
+    Raises:
+        ConvertError: ONNX Runtime cannot load it, crashes or hangs, or the model is larger than protobuf allows.
+    """
     try:
-        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-        raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}", hint="does --shape fit?") from None
+        model = proto.SerializeToString()
+    except Exception as error:  # protobuf has exceptions of its own
+        raise ConvertError(f"ONNX Runtime cannot run it: {say(error)}") from None
+    try:
+        return OnnxSession(model, optimised=False)
+    except ServerError as error:
+        raise _failed(error) from None
+
+
+def _failed(error: ServerError) -> ConvertError:
+    return ConvertError(error.said("run it"), hint=error.hint or ("" if error.died else "does --shape fit?"))

@@ -23,6 +23,7 @@ from ...model.shapes import without_batch
 from ...tasks import Agreement, Boxes, ClassMap, Decoder, Grid, Prediction, Table, agreement, decode
 from ...tasks.boxes import TORCHVISION_GROWTH, activated
 from ...tasks.decoder import Activation, Group, Layout, Part
+from ..forked import ServerError
 from .cutting import VIEWS, Cut, needed_for, reads
 from .reading import Reading, compute, example, fed, session
 
@@ -97,9 +98,9 @@ class Tail:
             for name, value in zip(self._cut.outputs, values, strict=True)
         }
         try:
-            found = self._session.run(self._made, {name: known[name] for name in self._fed})
-        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-            raise ConvertError(f"ONNX Runtime cannot run the operators after the cut: {error}") from None
+            found = self._session.run({name: known[name] for name in self._fed}, self._made)
+        except ServerError as error:
+            raise ConvertError(error.said("run the operators after the cut"), hint=error.hint) from None
         known |= dict(zip(self._made, found))
         return [known[name] for name in self._outputs]
 
