@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, get_type_hints
@@ -299,11 +299,23 @@ def _is_of_type(name: str, value: Any) -> bool:
         return False
     if name in ("shapes", "shape_too"):
         return all(shape and min(shape) > 0 for shape in value)
-    if isinstance(value, float):
-        return math.isfinite(value)
     # Python represents a path that is not UTF-8 with lone surrogates, which TOML cannot hold.
-    texts = [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, tuple) else [value]
-    return all(text == readable(text) for text in texts if isinstance(text, str))
+    return all(
+        math.isfinite(part) if isinstance(part, float) else not isinstance(part, str) or part == readable(part)
+        for part in _parts(value)
+    )
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """The numbers and texts in a value, keys included."""
+    if isinstance(value, Mapping):
+        yield from value
+        value = tuple(value.values())
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _parts(item)
+    else:
+        yield value
 
 
 def _check(name: str, value: Any, key: Key) -> None:
