@@ -403,6 +403,18 @@ def test_a_cluster_gives_the_same_as_this_machine(dask: Workers, tmp_path: Path)
     assert "dashboard at http" in dask.said
 
 
+def ignores_interrupts() -> bool:
+    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.slow
+def test_local_workers_leave_an_interrupt_to_the_command() -> None:
+    """Otherwise each prints a traceback when the user presses Ctrl-C."""
+    pytest.importorskip("distributed")
+    with open_workers("local", 1) as workers:
+        assert list(map_batches(ignores_interrupts, [()], workers)) == [True]
+
+
 @pytest.mark.slow
 def test_sensitivity_is_the_same_on_a_cluster(dask: Workers) -> None:
     graphs = [small(seed) for seed in range(5)]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
@@ -25,7 +27,7 @@ from typing import Any, TypeVar
 
 from .errors import DeviceError, RecipeError, RuntimeFailure
 from .older import Self
-from .onboard.process import available_cores
+from .onboard.process import available_cores, die_with_parent
 
 R = TypeVar("R")
 
@@ -157,6 +159,17 @@ class _Dask(Workers):
                     each.close(timeout=PATIENCE)
 
 
+def dask_setup(worker: Any) -> None:
+    """Called by Dask in each worker of a cluster that is started here (the option ``preload`` of a worker).
+
+    Ctrl-C goes to all processes of a terminal, but only the command handles it: it ends its workers. If it is killed,
+    the kernel ends them.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
+
+
 def _itself(value: Any) -> Any:
     return value
 
@@ -229,7 +242,7 @@ def _connected(scheduler: str, count: int | None) -> Workers:
         cores = count or available_cores()
         # One thread each: a worker prepares the samples of one serving process, which has a thread of its own.
         cluster = LocalCluster(
-            n_workers=cores, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR
+            n_workers=cores, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR, preload=__name__
         )
     try:
         client = Client(cluster or scheduler, timeout=PATIENCE, set_as_default=False)

@@ -228,6 +228,7 @@ class Recipe:
         if self.cluster not in ("", *CLUSTERS) and not parse_cpus(self.cluster):
             hint = f"one of {', '.join(CLUSTERS)}, or cores such as 4-7 or 0,2"
             raise RecipeError(f"unknown cluster {self.cluster!r}", hint=hint)
+        parse_latency(self.max_latency)
         check_scheduler(self.scheduler)
 
     def to_dict(self) -> dict[str, Any]:
@@ -353,6 +354,16 @@ def parse_cpus(text: str) -> tuple[int, ...]:
         return ()
     ends = (part.partition("-") for part in text.split(","))
     return tuple(sorted({cpu for first, _, last in ends for cpu in range(int(first), int(last or first) + 1)}))
+
+
+def parse_latency(text: str) -> float | None:
+    """The milliseconds of a latency such as ``20ms``; None for an empty text. Otherwise raises RecipeError."""
+    if not text:
+        return None
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(ms)?\s*", text, re.ASCII)
+    if not match or not 0 < float(match[1]) < math.inf:
+        raise RecipeError(f"{text[:40]!r} is not a latency", where="max_latency", hint="such as 20ms")
+    return float(match[1])
 
 
 def _plain(value: Any) -> Any:

@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from ..errors import RecipeError
+from ..recipe import parse_latency
 from ..record.run import RequirementRecord
 from ..tasks import OUTPUTS, Figure, Task
 from ..tasks.table import all_figures
 
 _REQUIREMENT = re.compile(r"\s*([a-z0-9_]+)\s*(>=|<=)\s*([0-9.eE+-]+)\s*(%?)\s*", re.ASCII)
-_LATENCY = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*(ms)?\s*", re.ASCII)
-
 
 RULE_OF_THREE = 3.0
 """The rule of three: if none of n things is wrong, the share of wrong things is at most 3/n, with 95 % confidence.
@@ -192,12 +191,7 @@ class Requirements:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise RecipeError(f"{twice} is required twice", where="require", hint="give the stricter bound")
-        if not max_latency:
-            return cls(made)
-        match = _LATENCY.fullmatch(max_latency)
-        if not match or not float(match[1]) > 0:
-            raise RecipeError(f"{max_latency!r} is not a latency", where="max_latency", hint="such as 20ms")
-        return cls(made, float(match[1]))
+        return cls(made, parse_latency(max_latency))
 
     def of(self, task: Task) -> Requirements:
         """The requirements for a network of a task. These are the task's defaults if the user named none.

@@ -95,7 +95,9 @@ def load_table(path: str | Path) -> Table:
             raise FormatError(f"{key} has no scale", where=where)
         if _WEIGHT_KEY.fullmatch(key):
             # The weights of the channel are all zero. ncnn2table of 2023 writes infinity, later versions write 1.
-            scales = [1.0 if scale == math.inf else scale for scale in scales]
+            scales = [
+                1.0 if word.lower() in ("inf", "+inf", "infinity") else scale for word, scale in zip(words, scales)
+            ]
         with np.errstate(over="ignore"):
             values = np.array(scales, np.float32)
         for scale, value in zip(scales, values.tolist()):
