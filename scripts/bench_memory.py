@@ -96,9 +96,10 @@ def begun(pid: int, parent: int) -> bool:
     return Path(f"/proc/{pid}/cmdline").read_bytes() != Path(f"/proc/{parent}/cmdline").read_bytes()
 
 
-def pss_mb(pid: int) -> float:
+def pss_mb(pid: int, pages: str = "Pss") -> float:
+    """The proportional set size of a process, MB. ``Pss_Anon`` leaves out the pages of files."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{pages}:")) / 1024
 
 
 def watch(command: list[str]) -> Peak:

@@ -438,4 +438,6 @@ def _without_null(value: Any) -> Any:
     """A value for TOML, which has no null. :func:`_frozen` reads it back."""
     if isinstance(value, Mapping):
         return {key: _without_null(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_null(item) for item in value]
     return "none" if value is None else value
