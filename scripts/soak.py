@@ -6,10 +6,9 @@
 
 ``variants`` is one run of a small network with every precision on every backend and every installed engine, each timed
 at least ``--inferences`` times; a software Vulkan device is timed for a second only. It watches the run and all its
-descendants, and compares the first with the last quarter of the time after
-the first round of timings. ``runs`` makes runs from one Python process until the time is over, and looks at
-this process, at its temporary folder and at the device after each. The first runs fill caches; the comparison is
-between the third run and the last.
+descendants, and compares the first with the last quarter of the time after the first round of timings. ``runs`` makes
+runs from one Python process until the time is over, and looks at this process, at its temporary folder and at the
+device after each. The first runs fill caches; the comparison is between the third run and the last.
 
 Memory is the proportional set size (PSS) in MB, 2^20 bytes, without the pages of files: a process has a larger share of
 these when other programs that read the same files end. The status is 1 if anything grew.
