@@ -163,8 +163,9 @@ def dask_setup(worker: Any) -> None:
     """Called by Dask in each worker of a cluster that is started here (the option ``preload`` of a worker).
 
     Ctrl-C goes to all processes of a terminal, but only the command handles it: it ends its workers. If it is killed,
-    the kernel ends them.
+    the kernel ends them. Until then they would log that their scheduler is gone.
     """
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
