@@ -98,7 +98,10 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
         precisions=st.lists(st.sampled_from(tuple(PRECISIONS)), min_size=1, unique=True).map(tuple),
         preprocess=st.dictionaries(
             st.sampled_from(("mean", "std", "crop", "resize", "color")),
-            st.none() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.lists(st.integers(0, 9)),
+            st.none()
+            | st.integers(-(2**60), 2**60)
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.lists(st.integers(0, 9)),
         ),
         seconds=st.floats(0, 1e300),
         threads=st.integers(0, 64),
