@@ -137,6 +137,26 @@ def test_the_first_board_cannot_be_replaced(
         shelf.run_job(job(tmp_path))
 
 
+def test_if_all_boards_are_lost_the_job_ends(
+    boards: list[Board], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first board has timed, and is lost while it evaluates the samples of another."""
+    shelf = Fleet(boards, "shelf")
+    shelf._check_alike()
+    run_job, asked = Board.run_job, list[str]()
+
+    def run(self: Board, job: Any, *rest: Any) -> Any:
+        asked.append(self.name)
+        if self.name != "one" or asked.count("one") > 1:
+            raise Lost("the power failed", where=self.name)
+        return run_job(self, job, *rest)
+
+    monkeypatch.setattr(Board, "run_job", run)
+    with pytest.raises(Lost, match="the power failed"):
+        shelf.run_job(job(tmp_path))
+    assert asked.count("one") == 2
+
+
 def test_boards_of_two_kinds_are_refused(boards: list[Board], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         fleet, "look_at", lambda board: replace(look_at(board), cores=64 if board.name == "three" else 2)

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 
-from .device import Board, open_device, resolve
+from .device import Board, addresses, open_device
 from .device.looking import look_at
 from .errors import NcnnkitError
 from .model.targets import machine_target
@@ -85,7 +85,7 @@ def examine() -> list[Finding]:
 def examine_device(name: str) -> list[Finding]:
     """Examine a device, or each board of a fleet: what it is, and what works there. Copies ncnn there if necessary."""
     try:
-        boards = resolve(name).split(" ")
+        boards = addresses(name)
     except NcnnkitError as error:
         return [Finding(name, "problem", error.line())]
     return _examine_board(name) if len(boards) == 1 else [found for each in boards for found in _examine_board(each)]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..codec import decode
 from ..device.board import Board
-from ..device.names import resolve
+from ..device.names import addresses
 from ..device.transport import TRANSPORTS, Refused, Transport
 from ..errors import DeviceError, FormatError, NcnnkitError, RecipeError
 from ..model.ncnnfile import atomic_write
@@ -146,7 +146,7 @@ class Here(Transport):
 
 def open_transport(name: str) -> Transport:
     """A transport to the device with a name or address; to the first board of a fleet. Raises RecipeError."""
-    address = resolve(name).split(" ")[0]
+    address = addresses(name)[0]
     return Here() if address == "local" else TRANSPORTS[address.partition("://")[0]](address)
 
 

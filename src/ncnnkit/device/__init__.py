@@ -25,10 +25,22 @@ from .base import Device
 from .board import Board
 from .fleet import Fleet
 from .local import LOCAL, Local
-from .names import resolve
+from .names import addresses, resolve
 from .transport import TRANSPORTS, Lost, Refused, parse_ssh
 
-__all__ = ["LOCAL", "Board", "Device", "Fleet", "Local", "Lost", "Refused", "open_device", "parse_ssh", "resolve"]
+__all__ = [
+    "LOCAL",
+    "Board",
+    "Device",
+    "Fleet",
+    "Local",
+    "Lost",
+    "Refused",
+    "addresses",
+    "open_device",
+    "parse_ssh",
+    "resolve",
+]
 
 
 def open_device(name: str) -> Device:
@@ -40,13 +52,12 @@ def open_device(name: str) -> Device:
     Raises:
         RecipeError: there is no such name, and it is not an address.
     """
-    address = resolve(name)
-    if address == "local":
+    found = addresses(name)
+    if found == ["local"]:
         return Local()
-    words = address.split(" ")
-    if len(words) > 1:
-        return Fleet([_board(word) for word in words], name)
-    return _board(address, name)
+    if len(found) > 1:
+        return Fleet([_board(address) for address in found], name)
+    return _board(found[0], name)
 
 
 def _board(address: str, name: str = "") -> Board:

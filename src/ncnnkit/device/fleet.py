@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -39,7 +38,7 @@ class Fleet:
     def __init__(self, boards: Sequence[Device], name: str) -> None:
         self.boards = list(boards)
         self.name, self.address = name, " ".join(board.address for board in boards)
-        self._stack = ExitStack()
+        self._stack, self._alike = ExitStack(), False
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -102,27 +101,25 @@ class Fleet:
                     if 0 in waiting:
                         raise lost[self.boards[0]]
                     alive = [board for board in alive if board not in lost]
+                    if waiting and not alive:
+                        raise next(iter(lost.values()))
             except BaseException:
                 self.cancel()  # do not wait for the others
                 raise
         return [found[number] for number in range(len(jobs))]
 
-    @cached_property
-    def _kind(self) -> str:
-        """What all boards are. Raises DeviceError."""
-        with ThreadPoolExecutor(len(self.boards)) as pool:
-            kinds = list(pool.map(lambda board: kind(look_at(board)), self.boards))
-        for board, found in zip(self.boards, kinds):
-            for what, value in found.items():
-                if value != kinds[0][what]:
-                    text = (
-                        f"it is not of the same kind as {self.boards[0].name}: {what} is {value}, not {kinds[0][what]}"
-                    )
-                    raise DeviceError(text, where=board.name, hint="name the boards one by one, each with --on")
-        return ", ".join(kinds[0].values())
-
     def _check_alike(self) -> None:
-        assert self._kind
+        """Compare what the boards are, once. Raises DeviceError."""
+        if self._alike:
+            return
+        with ThreadPoolExecutor(len(self.boards)) as pool:
+            first, *others = pool.map(lambda board: kind(look_at(board)), self.boards)
+        for board, found in zip(self.boards[1:], others):
+            for what, value in found.items():
+                if value != first[what]:
+                    text = f"it is not of the same kind as {self.boards[0].name}: {what} is {value}, not {first[what]}"
+                    raise DeviceError(text, where=board.name, hint="name the boards one by one, each with --on")
+        self._alike = True
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,11 @@ def check_address(address: str) -> str:
     return address
 
 
+def addresses(name: str) -> list[str]:
+    """The addresses of a name or address: of each board of a fleet. Raises RecipeError."""
+    return resolve(name).split(" ")
+
+
 def resolve(name: str) -> str:
-    """The address of a name or address. Raises RecipeError."""
+    """The address of a name or address; of a fleet, several, separated by spaces. Raises RecipeError."""
     return check_address(name if is_address(name) else load_names().get(name, name))
