@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import network, samples, small, stream
 from PIL import Image
+from processes import children
 
 import ncnnkit as nk
 from ncnnkit import batches
@@ -299,12 +300,6 @@ def test_no_process_is_left_when_workers_are_closed() -> None:
         observe(small(), Noted((samples(8),)), workers=workers)
     assert begun
     assert not set(begun) & set(children())
-
-
-def children() -> list[int]:
-    """The processes that the threads of this process have started."""
-    folders = Path("/proc/self/task").iterdir()
-    return [int(pid) for folder in folders for pid in (folder / "children").read_text().split()]
 
 
 # ------------------------------------------------------------------------------------------------ samples elsewhere

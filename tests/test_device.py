@@ -31,6 +31,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import job_variant, samples, small
+from processes import children, open_processes
 from test_wrong import changed, judged
 
 import ncnnkit as nk
@@ -708,18 +709,14 @@ def test_sigterm_stops_a_job(here: Board, tmp_path: Path, model: Path) -> None:
     assert started.wait(60)
     (folder,) = (home_of(here) / "jobs").iterdir()
     number, _ = json.loads((folder / "pid").read_text())
-    ends = [os.pidfd_open(int(pid)) for pid in children_of(number)]
+    ends = open_processes(children(number))
     assert ends
     os.killpg(number, signal.SIGTERM)
     thread.join(60)
     assert not thread.is_alive()
-    for end in ends:
+    for end in ends.values():
         assert select.select([end], [], [], 20)[0]
         os.close(end)
-
-
-def children_of(pid: int) -> list[str]:
-    return [child for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
 
 
 # ------------------------------------------------------------------------------------------------------------- parts

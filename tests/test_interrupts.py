@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import samples, small
+from processes import descendants, open_processes
 
 from ncnnkit.model import ncnnfile
 
@@ -77,20 +78,12 @@ def begin(home: Path, arguments: str, stage: str, telling: str = TELLING) -> sub
     raise AssertionError(f"it never came to {stage!r}: {said}\n{process.communicate()[1]}")
 
 
-def descendants(pid: int) -> list[int]:
-    found = [pid]
-    for one in found:
-        for task in Path(f"/proc/{one}/task").glob("*/children"):
-            found += map(int, task.read_text().split())
-    return found[1:]
-
-
 def assert_it_ends(process: subprocess.Popen[str], how: signal.Signals) -> str:
     """Check that it ends soon after a signal, with all its processes. Returns its output."""
     while not (at_work := descendants(process.pid)):  # between two steps there may be no process
         assert process.poll() is None, "it ended by itself"
         time.sleep(0.01)
-    ends = {pid: os.pidfd_open(pid) for pid in at_work}
+    ends = open_processes(at_work)
     start = time.monotonic()
     process.send_signal(how)
     _, errors = process.communicate(timeout=60)
@@ -155,10 +148,10 @@ def test_a_job_on_a_board(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = begin(home, arguments, "sustain", textwrap.dedent(ON_A_BOARD) + textwrap.dedent(TELLING))
     (folder,) = (there / ".cache/ncnnkit/jobs").iterdir()
     leader, _ = json.loads((folder / "pid").read_text())
-    ends = [os.pidfd_open(pid) for pid in [leader, *descendants(leader)]]
+    ends = open_processes([leader, *descendants(leader)])
     assert len(ends) == 3, "the job, a serving process, and what watches it"
     assert_it_ends(process, signal.SIGINT)
-    for end in ends:
+    for end in ends.values():
         assert select.select([end], [], [], BOUND)[0]
         os.close(end)
     assert not folder.exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from networks import SMALL, network, samples, small, stream
 from numpy.typing import NDArray
+from processes import descendants
 
 from ncnnkit.comparison import accuracy
 from ncnnkit.device.session import Session
@@ -225,14 +225,7 @@ MIB = 1 << 20
 
 def children_bytes() -> int:
     """The resident memory of all child processes."""
-
-    def below(pid: int) -> Iterator[int]:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in map(int, (task / "children").read_text().split()):
-                yield child
-                yield from below(child)
-
-    rows = [Path(f"/proc/{pid}/status").read_text().splitlines() for pid in below(os.getpid())]
+    rows = [Path(f"/proc/{pid}/status").read_text().splitlines() for pid in descendants()]
     return sum(int(line.split()[1]) for lines in rows for line in lines if line.startswith("VmRSS")) * 1024
 
 

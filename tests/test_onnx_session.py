@@ -23,6 +23,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from processes import children
 from small_heads import detector
 
 import ncnnkit
@@ -91,11 +92,6 @@ def saved(proto: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
-def children() -> set[int]:
-    """The child processes of this process."""
-    return {int(pid) for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()}
-
-
 def ends(pid: int, seconds: float = 5.0) -> bool:
     """Whether a process ends soon. A zombie has ended."""
     until = time.monotonic() + seconds
@@ -112,11 +108,11 @@ def ends(pid: int, seconds: float = 5.0) -> bool:
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """A test leaves no child process and no open descriptor."""
-    before, open_before = children(), set(os.listdir("/proc/self/fd"))
+    before, open_before = set(children()), set(os.listdir("/proc/self/fd"))
     yield
-    if children() - before:
+    if set(children()) - before:
         gc.collect()  # an exception may hold an object that holds a session
-    assert not children() - before
+    assert not set(children()) - before
     assert len(set(os.listdir("/proc/self/fd")) - open_before) <= 1  # that of listdir
 
 
@@ -443,8 +439,8 @@ PARENT = """
         ours, child = os.getpid(), None
         sessions._load = lambda *_: ctypes.PyDLL(None).sleep(600)
         threading.Thread(target=OnnxSession, args=[model], daemon=True).start()
-        from pathlib import Path
-        while not (found := [p for t in Path("/proc/self/task").glob("*/children") for p in t.read_text().split()]):
+        from processes import children
+        while not (found := children()):
             time.sleep(0.01)
         time.sleep(1)
         print(found[0], flush=True)
@@ -471,6 +467,7 @@ def begun(what: str, path: Path) -> tuple[subprocess.Popen[str], int]:
     """A program with a session, and the number of the session's process."""
     program = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(PARENT), what, str(path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert program.stdout is not None

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import network, samples, small
+from processes import children
 
 from ncnnkit.device.board import PROGRAM
 from ncnnkit.model import ncnnfile
@@ -209,7 +210,7 @@ def test_a_computing_process_ends_at_once_with_its_parent(model: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         watching = int(parent.stdout.readline())
-        (worker,) = map(int, Path(f"/proc/{watching}/task/{watching}/children").read_text().split())
+        (worker,) = children(watching)
         ends = [os.pidfd_open(pid) for pid in (watching, worker)]
         before = ticks(worker)
         while ticks(worker) < before + 5:  # it computes
@@ -223,7 +224,7 @@ def test_a_computing_process_ends_at_once_with_its_parent(model: Path) -> None:
 def allowed_cpus(child: Child) -> list[str]:
     """Of each thread of the process, the CPUs it may use."""
     watching = child._process.pid  # the process at work is its child
-    (worker,) = Path(f"/proc/{watching}/task/{watching}/children").read_text().split()
+    (worker,) = children(watching)
     tasks = Path(f"/proc/{worker}/task").iterdir()
     return [re.findall(r"Cpus_allowed_list:\s+(\S+)", (task / "status").read_text())[0] for task in tasks]
 
