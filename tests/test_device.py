@@ -354,11 +354,12 @@ def test_an_interrupt_ends_the_job_there(here: Board, tmp_path: Path, model: Pat
 
 
 class Outliving(Shell):
-    """As with SSH, the job goes on when the connection, a process here, is killed."""
+    """As with SSH, the job goes on when the connection, a process here, is killed, and its output ends."""
 
     def command(self, words: Sequence[str]) -> list[str]:
         *start, text = super().command(words)
-        return [*start, f"exec 3<&0; {{ {text}; }} <&3 3<&- & wait $!"]
+        pipe = shlex.quote(str(self.home / f"pipe-{len(self.commands)}"))
+        return [*start, f"mkfifo {pipe}; exec 3<&0; {{ {text}; }} <&3 3<&- >{pipe} 2>/dev/null & exec cat {pipe}"]
 
 
 SLOW_START = """
