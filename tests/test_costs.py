@@ -41,7 +41,7 @@ def test_progress_counts_the_turns() -> None:
     told: list[tuple[int, int]] = []
     graph = small()
     measure_costs(
-        graph, int8_twin(graph), blob_shapes(graph), CHOICES, seconds=1.0, rounds=2,
+        graph, int8_twin(graph), blob_shapes(graph), ("fp32",), seconds=1.0, rounds=2,
         progress=lambda *counts: told.append(counts),
     )  # fmt: skip
     assert len(told) > 2, "not only its ends"
