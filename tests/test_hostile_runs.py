@@ -29,7 +29,7 @@ from ncnnkit.app.parts import EXTRAS
 from ncnnkit.app.verify import Receipt, save_receipt, written_files
 from ncnnkit.app.writing import write_project
 from ncnnkit.codec import decode
-from ncnnkit.errors import FormatError, NcnnkitError
+from ncnnkit.errors import FormatError, NcnnkitError, printable
 from ncnnkit.record.diff import compare_runs
 from ncnnkit.record.folder import load_run
 from ncnnkit.record.run import Run
@@ -48,7 +48,7 @@ from ncnnkit.report import (
 from ncnnkit.report.html import render
 from ncnnkit.report.several import render_comparison
 
-EVIL = 'q\'"`$(touch OWNED)${OWNED}\\\n#include <owned>\n"""]]>;|[/b]<script>owned()</script>\x1b[31m*/🐈'
+EVIL = 'q\'"`$(touch OWNED)${OWNED}\\\n#include <owned>\n"""]]>;|[/b]<script>owned()</script>\x1b[31m\u202e*/🐈'
 HOME = Path(quoting.__file__).parent
 
 TEXTS = [EVIL, "", "plain", "é\u202e", "a\0b", "x\\", "'", '"""', "??/", "\ud800", "%s {0} {{ x }}"]
@@ -186,7 +186,7 @@ def used(run: Run) -> str:
         diff = compare_runs(before, after, ["int8.latency > 1.1x"])
         console.print(diff_table(diff))
         ElementTree.fromstring(junit(diff))
-        made += [markdown(diff), render_comparison([NamedRun("a", before), NamedRun("b", after)])]
+        made += [markdown(diff), junit(diff), render_comparison([NamedRun("a", before), NamedRun("b", after)])]
     for layers in [run.plan.layers] if run.plan else []:
         for order in LAYER_ORDERS:
             console.print(plan_table(layers, order))
@@ -235,6 +235,12 @@ def test_free_texts_of_a_run_stay_texts_wherever_they_are_shown() -> None:
     made = used(decode(json.dumps(hostile(document, kept)), Run))
     assert "<script>owned" not in made
     assert "owned()" in made
+    assert printable(made) == made, "no control character, and none that changes the direction of writing"
+    layers = re.search('<script type="application/json" id="layer-data">(.*?)</script>', made)
+    assert layers is not None
+    shown = json.dumps(json.loads(layers[1]), ensure_ascii=False)
+    assert "\\u001b" not in shown
+    assert printable(shown) == shown
 
 
 BROKEN: dict[str, tuple[str, Any]] = {
