@@ -32,6 +32,7 @@ from ncnnkit.codec import decode
 from ncnnkit.errors import FormatError, NcnnkitError, printable
 from ncnnkit.record.diff import compare_runs
 from ncnnkit.record.folder import load_run
+from ncnnkit.record.network import NetworkLayer
 from ncnnkit.record.run import Run
 from ncnnkit.report import (
     LAYER_ORDERS,
@@ -46,6 +47,7 @@ from ncnnkit.report import (
     shipping,
 )
 from ncnnkit.report.html import render
+from ncnnkit.report.layers import details
 from ncnnkit.report.several import render_comparison
 
 EVIL = 'q\'"`$(touch OWNED)${OWNED}\\\n#include <owned>\n"""]]>;|[/b]<script>owned()</script>\x1b[31m\u202e*/🐈'
@@ -236,11 +238,12 @@ def test_free_texts_of_a_run_stay_texts_wherever_they_are_shown() -> None:
     assert "<script>owned" not in made
     assert "owned()" in made
     assert printable(made) == made, "no control character, and none that changes the direction of writing"
-    layers = re.search('<script type="application/json" id="layer-data">(.*?)</script>', made)
-    assert layers is not None
-    shown = json.dumps(json.loads(layers[1]), ensure_ascii=False)
-    assert "\\u001b" not in shown
-    assert printable(shown) == shown
+
+
+def test_names_of_layers_in_the_script_of_a_page_are_printable() -> None:
+    layer = NetworkLayer(EVIL, EVIL, [EVIL], [EVIL], None, 0, None)
+    shown = json.loads(details([layer]))[0]
+    assert [shown["name"], shown["type"], *shown["reads"]] == [printable(EVIL)] * 3
 
 
 BROKEN: dict[str, tuple[str, Any]] = {

@@ -8,7 +8,6 @@ A table may also come from a file, for example one of ncnn2table. It is handled 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
 

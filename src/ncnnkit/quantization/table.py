@@ -73,8 +73,9 @@ def load_table(path: str | Path) -> Table:
     """Read a table.
 
     Raises:
-        FormatError: the file is missing, no line has the scale of a layer's input, or a line has no scales, a scale that is not positive, or an infinite scale of
-            an activation (a dead blob in ncnn2table). The error has the line number.
+        FormatError: the file is missing, no line has the scale of a layer's input, or a line has no scales, a scale
+            that is not positive, or an infinite scale of an activation (a dead blob in ncnn2table). The error has the
+            line number.
     """
     weights: dict[str, NDArray[np.float32]] = {}
     inputs: dict[str, float] = {}
