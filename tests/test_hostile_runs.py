@@ -241,7 +241,9 @@ def test_free_texts_of_a_run_stay_texts_wherever_they_are_shown() -> None:
 
 
 def test_names_of_layers_in_the_script_of_a_page_are_printable() -> None:
-    layer = NetworkLayer(EVIL, EVIL, [EVIL], [EVIL], None, 0, None)
+    layer = NetworkLayer(
+        name=EVIL, type=EVIL, reads=[EVIL], outputs=[EVIL], shape=None, parameters=0, int8=None
+    )  # fmt: skip
     shown = json.loads(details([layer]))[0]
     assert [shown["name"], shown["type"], *shown["reads"]] == [printable(EVIL)] * 3
 
