@@ -196,10 +196,10 @@ def verify_app(
         progress("copy the app", 0, 0)
         board.send(files, hashes)
         if built_there:
-            progress("build it there", 0, 0)
+            progress("build the program", 0, 0)
             board.build()
         if in_python:
-            progress("find its Python", 0, 0)
+            progress("find a Python for the app", 0, 0)
             board.find_python()
         progress("self-test", 0, 0)
         before = board.conditions()
