@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 QUICK = {"int8-is-slower": ("--backend cpu --seconds 3", "--backend cpu --seconds 0.3 --precision int8")}
-"""Of a page: options of a command, and others with which it takes seconds. `tune` starts processes for each candidate."""
+"""Of a page: options of a command, and those for the tests. `tune` starts processes for each candidate."""
 
 
 @pytest.mark.slow
