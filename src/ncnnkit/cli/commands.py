@@ -79,7 +79,7 @@ class _PlainHelp:
         return found
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help. Typer reads it as Rich's markup, and keeps the line breaks of all paragraphs but the first."""
+        """Print the help. Typer takes it for Rich's markup, and keeps the line breaks of later paragraphs."""
         shown = cast(Any, copy.copy(self))
         paragraphs = inspect.cleandoc(shown.help or "").split("\n\n")
         shown.help = _literal("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))

@@ -27,7 +27,7 @@ class Fleet:
     """Boards of one type that share the evaluation of samples. See :class:`ncnnkit.device.Device`.
 
     The first board is the one that is timed, and everything but the evaluation runs there. Every board also evaluates
-    the last sample. If their outputs for it are not bitwise equal, the boards are not of the same type, which is an error.
+    the last sample. If their outputs for it are not bitwise equal, the boards are not of the same type: an error.
     If a board is lost, the others evaluate its samples; the first board cannot be replaced.
 
     Args:
