@@ -86,7 +86,7 @@ class _PlainHelp:
         shown.params = [copy.copy(parameter) for parameter in shown.params]
         for parameter in shown.params:
             parameter.help = _literal(getattr(parameter, "help", None) or "")
-        super(_PlainHelp, shown).format_help(ctx, formatter)
+        super(_PlainHelp, shown).format_help(ctx, formatter)  # type: ignore[misc]
 
 
 def _literal(text: str) -> str:
