@@ -157,6 +157,22 @@ def test_an_example_is_a_command_line(name: str, line: str) -> None:
     the(name).make_context(name, words)
 
 
+@pytest.mark.parametrize("name", [row.name for row in COMMANDS])
+def test_the_help_shows_every_word_of_the_help_texts(name: str) -> None:
+    """Typer takes a word in brackets for markup, such as that of an extra: ncnnkit[cluster]."""
+    shown = "".join(re.sub("[│╭╮╰╯]", "", ok(f"{name} --help")).split())
+    for parameter in the(name).params:
+        assert "".join((parameter.help or "").split()) in _without_defaults(shown), parameter.name
+
+
+def _without_defaults(help: str) -> str:
+    return re.sub(r"\[(?:required|default:[^]]*)\]", "", help)
+
+
+def test_paragraphs_of_a_help_are_wrapped_at_the_width_of_the_terminal() -> None:
+    assert "and the reason. For one layer, it shows the other choices, too." in ok("explain-layer --help")
+
+
 def test_the_help_of_a_run_is_in_panels() -> None:
     said = ok("run --help")
     heads = re.findall(r"^╭─ (\w+) ─", said, re.MULTILINE)

@@ -97,7 +97,7 @@ def test_the_conditions_of_the_documentation_can_be_read(text: str) -> None:
 def test_a_wrong_condition_is_an_error_with_the_reason(text: str, said: str) -> None:
     with pytest.raises(RecipeError) as error:
         judged(text)
-    assert error.value.line().startswith(f"fail-if {text!r}: ")
+    assert error.value.line().startswith(f"--fail-if {text!r}: ")
     assert said in error.value.line()
 
 

@@ -169,9 +169,12 @@ def test_a_model_that_an_engine_cannot_make_is_a_row_with_the_reason(prepared: P
     damaged.write_bytes(b"no network")
     spec = (InputSpec("in/0", (3, *SIDES)),)
     original = Original(damaged, spec, ("an image",), ((6, *SIDES),))
+    steps: list[tuple[str, int, int]] = []
     models = make_engine_models(
-        [Broken(), ENGINES["openvino"], ENGINES["mnn"]], recipe, original, given, [local_site()], "m", tmp_path
-    )
+        [Broken(), ENGINES["openvino"], ENGINES["mnn"]], recipe, original, given, [local_site()], "m", tmp_path,
+        lambda step, done, total: steps.append((step, done, total)),
+    )  # fmt: skip
+    assert ("openvino fp32", 1, 3) in steps, "the engine that takes long is named"
     assert models[0].reason == "making its models needs a tool"
     assert all("its tools" in model.reason for model in models[1:])
     assert not [path for model in models for path in model.files]

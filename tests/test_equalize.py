@@ -224,9 +224,9 @@ def test_long_chains_of_sums_are_quick() -> None:
     layers = ["Convolution c 1 1 in0 x0 0=1024 1=1 6=4096", "Split s0 1 2 x0 a0 b0"]
     for i in range(30):
         layers += [f"BinaryOp add{i} 2 1 a{i} b{i} x{i + 1} 0=0", f"Split s{i + 1} 1 2 x{i + 1} a{i + 1} b{i + 1}"]
-    start = time.perf_counter()
+    start = time.process_time()
     Channels(network("\n".join(layers)))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 # ----------------------------------------------------------------------------------------------------- what is refused

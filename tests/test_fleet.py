@@ -1,4 +1,4 @@
-"""Boards of one kind as one device. Each board here is this machine behind a shell, as in ``test_device.py``."""
+"""Boards of one type as one device. Each board here is this machine behind a shell, as in ``test_device.py``."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_boards_of_two_kinds_are_refused(boards: list[Board], tmp_path: Path, mo
         fleet, "look_at", lambda board: replace(look_at(board), cores=64 if board.name == "three" else 2)
     )
     with pytest.raises(
-        DeviceError, match=r"three: it is not of the same kind as one: the number of cores is 64, not 2"
+        DeviceError, match=r"three: it is not of the same type as one: the number of cores is 64, not 2"
     ):
         Fleet(boards, "shelf").run_job(job(tmp_path))
 

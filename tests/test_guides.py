@@ -41,12 +41,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+QUICK = {"int8-is-slower": ("--backend cpu --seconds 3", "--backend cpu --seconds 0.3 --precision int8")}
+"""Of a page: options of a command, and those for the tests. `tune` starts processes for each candidate."""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", HOW_TO)
 def test_the_commands_of_a_how_to_run(page: str, made: Path) -> None:
-    for number in range(len(blocks(f"how-to/{page}"))):
-        run_block(number, made, page=f"how-to/{page}")
+    commands, swap = blocks(f"how-to/{page}"), QUICK.get(page, ("", ""))
+    assert swap[0] in "".join(commands)
+    for number in range(len(commands)):
+        run_block(number, made, page=f"how-to/{page}", swap=swap)
 
 
 @pytest.mark.slow

@@ -160,6 +160,17 @@ def test_of_equally_exact_ties_the_smaller_is_taken() -> None:
     assert "fp16-cpu is the smallest of the fastest" in why
 
 
+def test_a_variant_is_not_called_the_smallest_if_a_less_accurate_tie_is_smaller() -> None:
+    rows = [
+        variant("fp32-cpu", latency(10, 0.2), accuracy=accuracy(output(sqnr_db=140.1)), size_bytes=2000),
+        variant("mixed-cpu", latency(10, 0.2), accuracy=accuracy(output(sqnr_db=139.9)), size_bytes=2010),
+        variant("fp16-cpu", latency(10, 0.2), accuracy=accuracy(output(sqnr_db=80.0)), size_bytes=1000),
+    ]
+    name, why = recommend(rows, USUAL)
+    assert name == "fp32-cpu"
+    assert "fp32-cpu is one of the most accurate of the fastest" in why
+
+
 def test_of_equal_ties_the_simplest_precision_is_taken_for_any_medians() -> None:
     """ncnn's LSTM and GRU run the same code in bf16 as in fp32, so chance decides which median is smaller."""
     for ours, theirs in ((10.0, 10.2), (10.2, 10.0)):

@@ -334,6 +334,19 @@ def test_a_final_that_is_too_noisy_recommends_nothing(tmp_path: Path) -> None:
     assert "2.20 times as fast (the middle half of the 4 rounds: 1.25 to 3.17)" in found.why
 
 
+def test_a_noisy_effect_of_a_setting_is_not_stated(tmp_path: Path) -> None:
+    here = machine(boards.rk3588(tmp_path))
+    rows = [row.settings for row in candidates(MODELS, here)]
+    best = next(row for row in rows if row.name == "bf16, 4 threads on big, no winograd")
+    done = result(rows, best, [2.0, 2.1, 2.2, 2.1], cpus=1.3, winograd=1.1)
+    done.final.without["precision"] = [1.2, 3900.0, 3800.0, 1.1]
+    found = judge(rows, done, here)
+    assert found.settings == best
+    assert found.why.endswith("effect of each setting: pinning to [4, 5, 6, 7] 1.30×, no winograd 1.10×")
+    assert "too noisy to say what each setting gains: bf16" in found.notes
+    assert list(found.without) == ["cpus", "winograd"]
+
+
 def test_ties_and_outliers_of_a_search_are_named(tmp_path: Path) -> None:
     here = machine(boards.rk3588(tmp_path))
     rows = [row.settings for row in candidates(MODELS, here)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -19,14 +20,16 @@ from conftest import BOARD
 from ncnn_library import build, installed, library_options, native, run
 from networks import network, small
 from PIL import Image
+from processes import open_processes
 from program_faults import check_fault
 from typer.testing import CliRunner
 
 from ncnnkit.app import make_app
-from ncnnkit.app.verify import Receipt, machine_of, verify_app
+from ncnnkit.app.verify import Here, Receipt, machine_of, verify_app
 from ncnnkit.artifact import Artifact
 from ncnnkit.cli import app as command
 from ncnnkit.codec import decode
+from ncnnkit.device.transport import Lost
 from ncnnkit.errors import DeviceError, FormatError, RecipeError
 from ncnnkit.model.graph import Graph
 from ncnnkit.samples.preprocess import Preprocess
@@ -320,3 +323,23 @@ def test_an_unknown_option(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, ["verify", str(tmp_path), "--", "/etc/passwd"])
     assert done.exit_code == RecipeError.exit_code
     assert "is not an option of infer" in done.output
+
+
+def test_it_is_built_by_as_many_processes_as_there_are_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise make would start hundreds of compilers."""
+    make_app(small(), tmp_path / "app")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/cmake").write_text(f"#!/bin/sh\necho $* >>{tmp_path}/said\n")
+    (tmp_path / "bin/cmake").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    verify_app(tmp_path / "app")  # without a program there is no answer
+    _, built = (tmp_path / "said").read_text().splitlines()
+    assert built == f"--build build --parallel {len(os.sched_getaffinity(0))}"
+
+
+def test_with_a_command_on_this_machine_everything_ends_that_it_has_started(tmp_path: Path) -> None:
+    with pytest.raises(Lost):
+        Here().run(["sh", "-c", 'sleep 60 & echo $! >"$0"; wait', str(tmp_path / "number")], timeout=1.0)
+    for end in open_processes([int((tmp_path / "number").read_text())]).values():
+        assert select.select([end], [], [], 20)[0]
+        os.close(end)

@@ -220,7 +220,7 @@ def run(
             with stages("other engines"):
                 others = prepare_engines(
                     engines, recipe, source, reference.shapes, images.prepared(fed.original), taken, sites, folder,
-                    budget=budget, progress=stages.progress("other engines"),
+                    budget=budget, progress=stages.within("other engines"),
                 )  # fmt: skip
         with stages("measure"):
             specs = list_variants(recipe, models, sites, unplanned, budget)

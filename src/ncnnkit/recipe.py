@@ -210,9 +210,9 @@ class Recipe:
     )
     scheduler: str = _key(
         "",
-        "Where batches of images run that need no timing: empty for processes on this machine, local for a Dask "
-        "cluster on this machine, or the address of a Dask scheduler, such as tcp://10.0.0.5:8786. The result is the "
-        "same on processors of one kind. Needs ncnnkit[cluster].",
+        "Where images are evaluated and calibrated: local for a Dask cluster on this machine, or the address of a Dask "
+        "scheduler, such as tcp://10.0.0.5:8786. Latencies are not measured there. Needs ncnnkit[cluster]. Empty: "
+        "processes on this machine.",
     )
     seconds: float = _key(3.0, "Seconds of timing per variant, over all rounds.", "a number", least=0)
     rounds: int = _key(5, "Rounds of timing. Each round measures every variant.", "a whole number", least=1)

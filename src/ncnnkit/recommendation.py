@@ -261,7 +261,7 @@ def _better(best: Variant, ties: Sequence[Variant]) -> str:
     others = [_preference(v) for v in ties if v is not best]
     if all(other[0] > exact for other in others):
         return "the most accurate"
-    return "the smallest" if all(other[:2] > (exact, size) for other in others) else "one of the most accurate"
+    return "the smallest" if all(other[1] > size for other in others) else "one of the most accurate"
 
 
 def _tie(ties: Sequence[Variant]) -> str:

@@ -222,6 +222,7 @@ class Reuse:
                     budget.reduced.update(reduced)
                 self._found(stage, str(inputs.get("name", result.what)))
                 return value  # type: ignore[no-any-return]
+        progress(str(inputs.get("name", result.what)), 0, 0)
         made = result.make(Asked(self._recipe, result.reads), Tools(folder, progress), **inputs)
         if self._store and key:
             reduced = {what: counts for budget in budgets for what, counts in budget.reduced.items()}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import struct
+import subprocess
 import sys
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -131,6 +134,15 @@ class Receipt:
     schema: str = SCHEMA
 
 
+class _Tree(subprocess.Popen[bytes]):
+    """A command in a session of its own. With it, everything that it has started is killed, such as compilers."""
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
 class Here(Transport):
     """A transport to this machine."""
 
@@ -138,6 +150,10 @@ class Here(Transport):
 
     def command(self, words: Sequence[str]) -> list[str]:
         return list(words)
+
+    def popen(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        pipe = subprocess.PIPE
+        return self.begun.add(_Tree(words, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True))
 
     def explained(self, words: Sequence[str], status: int, said: str) -> DeviceError:
         lines = [line for line in said.splitlines() if line.strip()]
@@ -196,10 +212,10 @@ def verify_app(
         progress("copy the app", 0, 0)
         board.send(files, hashes)
         if built_there:
-            progress("build it there", 0, 0)
+            progress("build the program", 0, 0)
             board.build()
         if in_python:
-            progress("find its Python", 0, 0)
+            progress("find a Python for the app", 0, 0)
             board.find_python()
         progress("self-test", 0, 0)
         before = board.conditions()
@@ -297,6 +313,13 @@ _OWN_PYTHON = r"""
 python3 -c 'import ncnn, numpy' 2>/dev/null && command -v python3
 true
 """
+# Without a number, make compiles all files of ncnn at once.
+_BUILD = r"""
+cd "$1" && {
+    cmake -S . -B build -DCMAKE_BUILD_TYPE=Release &&
+    cmake --build build --parallel "$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN || echo 2)"
+} >&2
+"""
 _SUM = 'cd "$1" && { sha256sum "$2" 2>/dev/null || shasum -a 256 "$2"; } | cut -c1-64'
 
 
@@ -334,8 +357,7 @@ class _Board:
 
     def build(self) -> None:
         """Compile the program."""
-        line = 'cd "$1" && { cmake -S . -B build -DCMAKE_BUILD_TYPE=Release && cmake --build build --parallel; } >&2'
-        self._run(["sh", "-c", line, "sh", self._folder], timeout=BUILD_TIMEOUT)
+        self._run(["sh", "-c", _BUILD, "sh", self._folder], timeout=BUILD_TIMEOUT)
         self._program = ["./build/infer"]
 
     def find_python(self) -> None:

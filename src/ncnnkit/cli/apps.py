@@ -68,24 +68,30 @@ def make_app(
 def verify_app(
     app_folder: Annotated[Path, typer.Argument(metavar="APP", help="The folder of an app.")],
     options: Annotated[
-        list[str] | None, typer.Argument(help="After --: options of infer, such as --gpu or --threads=2.")
+        list[str] | None, typer.Argument(help="After --: options of the program, such as --gpu or --threads=2.")
     ] = None,
     device: Annotated[
-        str, option("Measuring", "DEVICE", "A name, local, ssh://user@host or adb://serial.", "--on")
+        str,
+        option(
+            "Measuring",
+            "DEVICE",
+            "Device: local, ssh://user@board, adb://serial or a name from `ncnnkit devices`.",
+            "--on",
+        ),
     ] = "local",
     infer: Annotated[
         Path | None,
         option(
             "Model",
             "FILE",
-            "C++: an infer built for that device. Default: build it there, or use the one in build/.",
+            "For C++: a program built for that device. Default: build it on the device, or use the one in build/.",
             "--infer",
         ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run an app's self-test on a device and write receipt.json: figures, bounds, versions, hashes."""
+    """Run the self-test of an app on a device, and write receipt.json: figures, bounds, versions and hashes."""
     from ..app.verify import RECEIPT, check_options
     from ..app.verify import verify_app as verify
 

@@ -81,7 +81,9 @@ def look_at_devices(context: typer.Context, as_json: Json = False, quiet: Quiet 
 
 Addresses = Annotated[
     list[str],
-    typer.Argument(metavar="ADDRESS", help="ssh://user@host or adb://serial; of several boards of one kind: each."),
+    typer.Argument(
+        metavar="ADDRESS", help="ssh://user@host or adb://serial. For several boards of one type: the address of each."
+    ),
 ]
 
 
@@ -90,7 +92,7 @@ Addresses = Annotated[
     "ncnnkit devices add shelf ssh://rock@board1 ssh://rock@board2",
 )  # fmt: skip
 def add_device(name: DeviceName, addresses: Addresses) -> None:
-    """Give a device a name. Several boards of one kind may share a name. Then they share an evaluation, too."""
+    """Give a device a name. Several boards of one type may have one name; each then evaluates a part of the images."""
     from ..device.names import add_name
 
     address = " ".join(addresses)

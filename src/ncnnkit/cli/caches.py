@@ -20,7 +20,7 @@ group.add_typer(cache, name="cache")
 @cache.callback(invoke_without_command=True)
 @guarded
 def look_at_cache(context: typer.Context, as_json: Json = False) -> None:
-    """Show what runs have kept for later ones. Without a command: the results, the last one used first."""
+    """Show what runs have kept for later ones. Without a command: list the results, the most recently used first."""
     from ..cache.store import MOST_BYTES, Store
     from ..formatting import counted, duration, megabytes
 

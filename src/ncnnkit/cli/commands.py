@@ -8,6 +8,7 @@ To add a command, add a row to :data:`COMMANDS` and, in the module that the row 
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import inspect
@@ -67,8 +68,8 @@ COMMANDS = (
 """Every command, in the order of the list."""
 
 
-class _PlainFlags:
-    """A command whose help does not show <bool> for flags."""
+class _PlainHelp:
+    """A command whose help is plain text: no word in brackets is lost as markup, and no flag shows <bool>."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         found: list[Any] = super().get_params(ctx)  # type: ignore[misc]
@@ -77,8 +78,25 @@ class _PlainFlags:
                 parameter.metavar = ""
         return found
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help. Typer takes it for Rich's markup, and keeps the line breaks of later paragraphs."""
+        shown = cast(Any, copy.copy(self))
+        paragraphs = inspect.cleandoc(shown.help or "").split("\n\n")
+        shown.help = _literal("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs))
+        shown.params = [copy.copy(parameter) for parameter in shown.params]
+        for parameter in shown.params:
+            parameter.help = _literal(getattr(parameter, "help", None) or "")
+        super(_PlainHelp, shown).format_help(ctx, formatter)  # type: ignore[misc]
 
-class Group(_PlainFlags, TyperGroup):
+
+def _literal(text: str) -> str:
+    """A text that Rich prints as it is."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+class Group(_PlainHelp, TyperGroup):
     """A group of commands under one name."""
 
 
@@ -102,7 +120,7 @@ class LazyGroup(Group):
         return super().resolve_command(ctx, args)
 
 
-class _Command(_PlainFlags, TyperCommand):
+class _Command(_PlainHelp, TyperCommand):
     """A command with ``--help`` at the end of the panel of the output."""
 
     def get_help_option(self, ctx: Any) -> Any:

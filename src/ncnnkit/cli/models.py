@@ -18,6 +18,7 @@ from .options import (
     Force,
     Fp32Param,
     Images,
+    ImagesToCompare,
     Json,
     Method,
     Model,
@@ -286,7 +287,7 @@ def quantize(
 def compare(
     first: Annotated[Path, typer.Argument(metavar="REFERENCE", help="The .param file of the reference.")],
     second: Annotated[Path, typer.Argument(metavar="PARAM", help="The .param file to compare with it.")],
-    images: Images,
+    images: ImagesToCompare,
     layers: Annotated[bool, option("Output", "", "Also show the error of each layer.", "--layers")] = False,
     shape: Shape = None,
     scheduler: Scheduler = None,

@@ -74,6 +74,7 @@ RouteName = Annotated[str | None, asked_for("route")]
 TaskName = Annotated[str | None, asked_for("task")]
 Force = Annotated[bool, asked_for("force")]
 Images = Annotated[list[str], asked_for("images")]
+ImagesToCompare = Annotated[list[str], option("Images", "PATH", "Samples, in the same forms as for `run`.", "--images")]
 Method = Annotated[str | None, asked_for("method")]
 Effort = Annotated[str | None, asked_for("effort")]
 Target = Annotated[

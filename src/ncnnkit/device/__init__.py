@@ -12,7 +12,7 @@ wheels      ncnn and numpy for a board's Python
 serving     a serving process whose answers are checked
 session     a network that runs on a device
 looking     what a device reports about itself
-fleet       several boards of one kind as one device
+fleet       several boards of one type as one device
 sites       the devices of a run, with the facts about each
 begun       the running processes of a device
 names       names for devices, kept in a file

@@ -1,4 +1,4 @@
-"""Several boards of one kind as one device: :class:`Fleet`."""
+"""Several boards of one type as one device: :class:`Fleet`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .transport import Lost
 
 
 class Fleet:
-    """Boards of one kind that share the evaluation of samples. See :class:`ncnnkit.device.Device`.
+    """Boards of one type that share the evaluation of samples. See :class:`ncnnkit.device.Device`.
 
     The first board is the one that is timed, and everything but the evaluation runs there. Every board also evaluates
-    the last sample. If their outputs for it are not bitwise equal, the boards are not of one kind, which is an error.
+    the last sample. If their outputs for it are not bitwise equal, the boards are not of the same type: an error.
     If a board is lost, the others evaluate its samples; the first board cannot be replaced.
 
     Args:
@@ -117,7 +117,7 @@ class Fleet:
         for board, found in zip(self.boards[1:], others):
             for what, value in found.items():
                 if value != first[what]:
-                    text = f"it is not of the same kind as {self.boards[0].name}: {what} is {value}, not {first[what]}"
+                    text = f"it is not of the same type as {self.boards[0].name}: {what} is {value}, not {first[what]}"
                     raise DeviceError(text, where=board.name, hint="name the boards one by one, each with --on")
         self._alike = True
 
@@ -225,7 +225,7 @@ def _joined(rows: Sequence[Rows], parts: Sequence[Part], shares: Sequence[range]
         for found, share, part, complete in zip(rows, shares, parts, whole):
             if complete and whole[0] and found[len(found) - 1].tobytes() != last.tobytes():
                 what = f"{variant} has other outputs there than on {parts[0].board}, for the same sample"
-                hint = "the boards are not of one kind: name them one by one, each with --on"
+                hint = "the boards are not of the same type: name them one by one, each with --on"
                 raise DeviceError(what, where=part.board, hint=hint)
             for index in range(min(len(share), len(found))):
                 file.append(found[index])

@@ -1,6 +1,6 @@
 """Names for devices, kept in ``~/.config/ncnnkit/devices.toml``: a table of name = "address".
 
-Several addresses, separated by spaces, are boards of one kind that share an evaluation.
+Several addresses, separated by spaces, are boards of one type that share an evaluation.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from ..onboard.engines import ENGINES
 from ..onboard.engines.base import Engine, version_of
 from ..onboard.process import die_with_parent
 from ..onboard.protocol import JobModel
-from ..progress import Progress, silent
+from ..progress import StepProgress, silent_steps
 from ..recipe import ALL, Recipe
 from ..record.engines import EngineModelRecord, EngineRecord
 from ..samples.items import InputSpec
@@ -198,7 +198,7 @@ def prepare_engines(
     folder: Path,
     *,
     budget: Budget = UNBOUNDED,
-    progress: Progress = silent,
+    progress: StepProgress = silent_steps,
 ) -> OtherEngines:
     """Let each engine make its models: one in floating point, and an int8 model for each kind of CPU.
 
@@ -212,7 +212,7 @@ def prepare_engines(
         sites: the devices.
         folder: the folder for the models. Other files go to folders in it.
         budget: limits the number of samples for the quantisers.
-        progress: called with (models made, number of models).
+        progress: called with (the model that is made, models made, number of models).
     """
     scratch = folder / "engines"
     scratch.mkdir()
@@ -226,7 +226,7 @@ def prepare_engines(
 
 def make_engine_models(
     engines: Sequence[Engine], recipe: Recipe, original: Original, calibration: KeptSamples, sites: Sequence[Site],
-    name: str, folder: Path, progress: Progress = silent,
+    name: str, folder: Path, progress: StepProgress = silent_steps,
 ) -> list[EngineModel]:  # fmt: skip
     """The models of engines, each made in a separate process. The arguments are those of :func:`prepare_engines`."""
     kernels = list(dict.fromkeys(kernels_of(site) for site in sites))
@@ -237,9 +237,10 @@ def make_engine_models(
         todo += [(engine, "int8", key) for key in kernels if "int8" in recipe.precisions]
     made = []
     for done, (engine, kind, key) in enumerate(todo):
-        progress(done, len(todo))
+        precision = "fp32" if kind == "float" else "int8"
+        progress(f"{engine.name} {precision}", done, len(todo))
         number = "" if key == kernels[0] else f"-{kernels.index(key) + 1}"
-        stem = folder / f"{name}-{engine.name}-{'fp32' if kind == 'float' else 'int8'}{number}"
+        stem = folder / f"{name}-{engine.name}-{precision}{number}"
         made.append(_make(engine, kind, key, original, calibration, stem))
     return made
 

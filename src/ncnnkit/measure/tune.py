@@ -174,7 +174,7 @@ class Tuning:
         ratio: the time of the defaults divided by that of the winner, the median of interleaved rounds.
         spread: the interquartile range of the rounds' ratios divided by their median.
         without: part of the settings -> the time without it divided by the time with it, the median of interleaved
-            rounds.
+            rounds. A part is missing if its rounds are too noisy (:data:`NOISY`).
         ms: the median latencies of ``settings`` and ``base``, ms.
         cosine: the cosine between the worst output and the reference's.
         candidates: all candidates. Those that stayed longest in the search come first.
@@ -278,12 +278,13 @@ def judge(tried: Sequence[Settings], result: TuneResult, machine: Machine) -> Tu
         machine: the machine of the search.
     """
     final, base = result.final, next(settings for settings in tried if settings.name == BASE)
-    low, ratio, high = (float(v) for v in np.percentile(final.ratio, (25, 50, 75)))
+    low, ratio, high = _quartiles(final.ratio)
     apart = differences(result.winner, base)
-    spread = (high - low) / ratio
+    spread = _spread(final.ratio)
     clear = bool(apart) and low > 1.0 and spread <= NOISY
     chosen = replace(result.winner, name=_name(result.winner, tried)) if clear else base
-    without = {part: float(np.median(final.without[part])) for part in apart if clear and part in final.without}
+    effects = {part: final.without[part] for part in apart if clear and part in final.without}
+    without = {part: _quartiles(ratios)[1] for part, ratios in effects.items() if _spread(ratios) <= NOISY}
     ms = {"settings": float(np.median(final.winner if clear else final.base)), "base": float(np.median(final.base))}
     lasted = {name: number for number, rung in enumerate(result.rungs, 1) for name in rung.kept}
     rows = sorted(
@@ -302,6 +303,8 @@ def judge(tried: Sequence[Settings], result: TuneResult, machine: Machine) -> Tu
         notes.append(f"the clock of {name} was not fixed: {reason}")
     notes += _outliers("the winner", final.winner) + _outliers(BASE, final.base)
     notes += _ties(result, chosen.name, spread) if clear else []
+    unclear = [_part(part, chosen) for part in effects if part not in without]
+    notes += [f"too noisy to say what each setting gains: {', '.join(unclear)}"] if unclear else []
     cosine = result.cosine if clear else next(row.cosine for row in rows if row.name == BASE)
     interval = f"the middle half of the {len(final.ratio)} rounds: {low:.2f} to {high:.2f}"
     if clear:
@@ -317,6 +320,17 @@ def judge(tried: Sequence[Settings], result: TuneResult, machine: Machine) -> Tu
         chosen, base, ratio if clear else 1.0, spread, without, ms, cosine, rows, why, notes,
         result.conditions, result.clocks,
     )  # fmt: skip
+
+
+def _quartiles(ratios: Sequence[float]) -> tuple[float, float, float]:
+    low, median, high = (float(v) for v in np.percentile(ratios, (25, 50, 75)))
+    return low, median, high
+
+
+def _spread(ratios: Sequence[float]) -> float:
+    """The interquartile range divided by the median."""
+    low, median, high = _quartiles(ratios)
+    return (high - low) / median
 
 
 def _name(winner: Settings, tried: Sequence[Settings]) -> str:

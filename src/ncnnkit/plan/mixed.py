@@ -114,15 +114,14 @@ class MixedPlan:
             )
         if not math.isfinite(fastest.error):
             return f"{chosen.choice}: with {fastest.choice}, outputs are not finite"
-        more = (fastest.error - chosen.error) / self.predicted_noise if self.predicted_noise else math.inf
-        saved = chosen.ms - fastest.ms
+        more, saved = fastest.error - chosen.error, chosen.ms - fastest.ms
         if more <= 0:
             cheaper = f"{chosen.choice}: {fastest.choice} is {plain(saved)} ms faster alone"
             return f"{cheaper}, but conversions at its neighbours cost more"
-        return (
-            f"{chosen.choice}: {fastest.choice} would save {plain(saved)} ms alone and {_added(more)}; "
-            "other layers save more time for that noise"
-        )
+        would = f"{chosen.choice}: {fastest.choice} would save {plain(saved)} ms alone"
+        if not self.predicted_noise:
+            return f"{would}, but the model would no longer be as exact as fp32"
+        return f"{would} and {_added(more / self.predicted_noise)}; other layers save more time for that noise"
 
 
 def _added(share: float) -> str:

@@ -154,7 +154,7 @@ def calibrate(
             bins divide the range up to the largest value of all images. ``aciq`` and ``minmax`` need no histograms.
         threads: the number of processes, each with one thread; by default one per core.
         workers: run the batches elsewhere: any :class:`concurrent.futures.Executor`, for example
-            ``dask.distributed.Client(...).get_executor()``. The result is the same on processors of one kind.
+            ``dask.distributed.Client(...).get_executor()``. The result is the same on processors of one type.
         progress: called with (images done, images in all).
 
     Returns:

@@ -164,7 +164,7 @@ class Condition:
             >>> Condition.parse("int8.latency > 1.1x", measures([])).kind
             'times'
         """
-        where = f"fail-if {text!r}"
+        where = f"--fail-if {text!r}"
         match = _CONDITION.fullmatch(text)
         if match is None:
             raise RecipeError(f"is not a condition: {_what_is_wrong(text)}", where=where, hint=EXAMPLES)
@@ -190,7 +190,7 @@ class Condition:
         old, new = find_variant(before, self.variant), find_variant(after, self.variant)
         if old is None and new is None and self.variant != RECOMMENDED:
             names = dict.fromkeys(v.name for run in (before, after) for v in run.variants)
-            where, hint = f"fail-if {self.text!r}", f"one of {RECOMMENDED}, {', '.join(names)}, or a precision"
+            where, hint = f"--fail-if {self.text!r}", f"one of {RECOMMENDED}, {', '.join(names)}, or a precision"
             raise RecipeError(f"no variant is called {self.variant!r}", where=where, hint=hint)
         was, now = value_of(old, self.figure), value_of(new, self.figure)
         for run, variant, value in (("second", new, now), ("first", old, was)):

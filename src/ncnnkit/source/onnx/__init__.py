@@ -12,7 +12,8 @@ einsums        rewrites an Einsum that is a matrix product as MatMul
 weights        adds initializers to a model
 lowering       views, layers and Splits, with which the functions of the operators are written
 elementwise    activations, arithmetic with broadcasting, comparisons
-windows        convolution, pooling, padding, resizing
+windows        convolution, pooling, padding
+resampling     resizing, sampling at the points of a grid
 axes           permutes, cuts and joins axes
 indices        gathers and scatters at constant indices; look-up in a table
 matrix         matrix products
@@ -43,7 +44,20 @@ from ...errors import ConvertError
 from ...model.graph import Graph
 from ...model.scales import LayerScales
 from ...samples.items import InputSpec
-from . import attention, axes, contrib, elementwise, indices, matrix, recurrent, reduce, sequences, spectra, windows  # noqa: F401  # they fill the table
+from . import (  # noqa: F401  # they fill the table
+    attention,
+    axes,
+    contrib,
+    elementwise,
+    indices,
+    matrix,
+    recurrent,
+    reduce,
+    resampling,
+    sequences,
+    spectra,
+    windows,
+)
 from .hints import hint_for, place
 from .lowering import OPERATORS, Blob, Lowering, Node, Unsupported
 from .patterns import write
