@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -424,6 +425,33 @@ def test_an_app_measures_arrays_too(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.txt")
     with soon(), pytest.raises(Exception, match="it is a pipe"):
         inputs.read_array(tmp_path / "x.txt")
+
+
+def test_a_long_header_is_not_read(tmp_path: Path) -> None:
+    """NumPy reads it whole and refuses it then: 3 GB for an archive of 7 MB."""
+    begin = b"\x93NUMPY\x02\x00" + struct.pack("<I", 256 << 20)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("x.npy", begin + bytes(256 << 20))
+    with (tmp_path / "a.npy").open("wb") as file:
+        file.write(begin)
+        file.truncate(300 << 20)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="its header is damaged: it has 268435456 bytes"):
+        read_npz(tmp_path / "a.npz")
+    for name in ("a.npz", "a.npy"):
+        with pytest.raises(ImageError, match="header"):
+            open_arrays(tmp_path / name, (InputSpec("x", (3, 8, 8)),))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20 << 20
+
+
+def test_an_archive_of_many_arrays_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for index in range(10_001):
+            archive.writestr(f"{index}.npy", b"")
+    with pytest.raises(ValueError, match="it has 10001 arrays, and at most 10000 are read"):
+        read_npz(tmp_path / "a.npz")
 
 
 def test_arrays_are_of_numbers_and_compressed_as_numpy_does(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from .transport import TIMEOUT, Lost, Refused, Transport
 T = TypeVar("T")
 
 SILENCE = 4 * BEAT  # seconds without a byte from a request that sends regularly, after which the connection is lost
+BLOCK = 4096  # bytes that a file takes on the disk at least
 PATIENCE = (1, 2, 4, 8, 15, 30)  # seconds between attempts to reconnect
 
 
@@ -80,7 +81,7 @@ class Link:
             fileobj = cast("IO[bytes]", _Tar(reader))
             with self.understanding(request[0]), tarfile.open(fileobj=fileobj, mode="r|") as archive:
                 for member in archive:
-                    room -= member.size
+                    room -= max(member.size, BLOCK)
                     if not member.isfile() or room < 0:
                         raise ValueError(f"{member.name!r} is not a plain file, or is too large")
                     unpack(archive, member, folder)

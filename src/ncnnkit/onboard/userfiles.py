@@ -29,6 +29,11 @@ WHOLE = 2 << 30
 UNPACKED = 1 << 30
 """Bytes of the arrays of the largest ``.npz``, which is read as a whole. A ``.npy`` may have any size."""
 
+MEMBERS = 10000
+"""Arrays in the largest ``.npz``. Each takes time, however small it is."""
+HEADER = 1 << 16
+"""Bytes of the longest header of a ``.npy``. NumPy refuses longer ones, but only after it has read them."""
+
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"), (stat.S_ISSOCK, "a socket"),
 )  # fmt: skip
@@ -106,7 +111,10 @@ def read_npz(path: Any, most: int = UNPACKED) -> Dict[str, Any]:
     with open_regular(path) as file:
         try:
             with zipfile.ZipFile(file) as archive:
-                size = sum(_declared(archive, info) for info in archive.infolist())
+                members = archive.infolist()
+                if len(members) > MEMBERS:
+                    raise ValueError("it has %d arrays, and at most %d are read" % (len(members), MEMBERS))
+                size = sum(_declared(archive, info) for info in members)
                 if size > most:
                     text = "its arrays have %.0f MB, and at most %.0f MB are read (.npy files may be larger)"
                     raise ValueError(text % (size / 1e6, most / 1e6))
@@ -136,6 +144,7 @@ def npy_header(file: Any) -> Tuple[Tuple[int, ...], bool, Any]:
     Raises:
         ValueError: there is none.
     """
+    file = _Beginning(file)
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
@@ -143,6 +152,32 @@ def npy_header(file: Any) -> Tuple[Tuple[int, ...], bool, Any]:
     except Exception as error:  # NumPy reads it as Python, which raises what it likes
         raise ValueError("its header is damaged: %s" % error) from None
     return shape, fortran, dtype
+
+
+def map_npy(path: Any) -> Any:
+    """The array of a ``.npy`` file, in the file and not in memory; see :func:`check_regular`.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    with open_regular(path) as file:
+        if file.read(6) == b"\x93NUMPY":  # otherwise NumPy says what it is
+            file.seek(0)
+            npy_header(file)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+class _Beginning:
+    """A file of which nothing long is read at once."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        if size > HEADER:
+            raise ValueError("it has %d bytes" % size)
+        data: bytes = self._file.read(size)
+        return data
 
 
 # ------------------------------------------------------------------------------------------------------------- images

@@ -17,7 +17,7 @@ from ..errors import ImageError
 from ..older import Self, file_digest
 from ..onboard.picture import Placement
 from ..onboard.rows import Rows
-from ..onboard.userfiles import open_regular, opened_image, read_npz
+from ..onboard.userfiles import map_npy, open_regular, opened_image, read_npz
 from .axes import ImageAxes, image_axes
 from .pictures import opened_picture
 from .preprocess import Preprocess
@@ -399,7 +399,7 @@ def open_arrays(path: Path, inputs: tuple[InputSpec, ...]) -> list[NDArray[Any]]
         # Memory-mapped, so that a .npy larger than memory is read sample by sample (a .npz is read whole). No pickles.
         with open_regular(path) as file:
             npz = file.read(2) == b"PK"
-        arrays = read_npz(path) if npz else {inputs[0].name: np.load(path, mmap_mode="r", allow_pickle=False)}
+        arrays = read_npz(path) if npz else {inputs[0].name: map_npy(path)}
     except Exception as error:  # zipfile, struct and numpy raise different exceptions for damaged files
         raise ImageError(f"cannot be read as arrays: {reason(error)}", where=str(path)) from None
     if len(inputs) == len(arrays) == 1:

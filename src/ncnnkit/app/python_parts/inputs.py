@@ -25,7 +25,7 @@ from ncnnkit.onboard.picture import (
     resize_as_opencv,
     to_tensor,
 )
-from ncnnkit.onboard.userfiles import LINES, WHOLE, check_regular, read_npz, read_text
+from ncnnkit.onboard.userfiles import LINES, WHOLE, check_regular, map_npy, read_npz, read_text
 
 Facts = Dict[str, Any]
 """The content of infer.json, or a part of it."""
@@ -136,7 +136,7 @@ def read_array(path: Path, name: str = "") -> Array:
             values = arrays[key]
         elif path.suffix == ".npy":
             check_regular(path, WHOLE)
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
+            values = map_npy(path)
         else:
             values = np.array(read_text(path, LINES).replace(",", " ").replace(";", " ").split(), np.float32)
         if values.dtype.kind not in "fiub":
