@@ -146,6 +146,9 @@ def test_a_comparison_of_runs_opens_without_an_error(page: Page, tmp_path: Path)
     for width in WIDTHS:
         page.resize(width, 900)
         assert page.run("document.documentElement.scrollWidth") <= width, width
+    page.resize(1200, 900)
+    box = "document.querySelector('#runs .scroll')"
+    assert page.run(f"{box}.scrollWidth <= {box}.clientWidth"), "the reasons are read without scrolling"
     fill = "[...document.querySelectorAll('svg.chart circle')].map(c => getComputedStyle(c).fill)"
     assert len(set(page.run(fill))) == 2, "a and b; nothing ran in c"
     assert page.errors == []
