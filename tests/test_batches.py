@@ -28,7 +28,7 @@ from processes import children
 import ncnnkit as nk
 from ncnnkit import batches
 from ncnnkit.artifact import Artifact
-from ncnnkit.batches import AHEAD, TRIES, WorkerLost, Workers, as_workers, map_batches, open_workers
+from ncnnkit.batches import AHEAD, TRIES, WorkerLost, Workers, as_workers, map_batches, open_workers, versions
 from ncnnkit.comparison.accuracy import Errors
 from ncnnkit.comparison.evaluation import Version, errors_over, outputs_over
 from ncnnkit.comparison.judge import Judge
@@ -408,6 +408,23 @@ def test_local_workers_leave_an_interrupt_to_the_command() -> None:
     pytest.importorskip("distributed")
     with open_workers("local", 1) as workers:
         assert list(map_batches(ignores_interrupts, [()], workers)) == [True]
+
+
+def other_versions(are: bool) -> None:
+    batches.__dict__["versions"] = (lambda: ("0.0.1", "1.0")) if are else versions
+
+
+@pytest.mark.slow
+def test_a_worker_of_another_version_that_joins_later_is_refused_by_name(dask: Any) -> None:
+    address = sorted(dask._client.run(other_versions, True))[0]
+    try:
+        said = rf"worker tcp://\S+ has ncnnkit 0\.0\.1 with ncnn 1\.0; here they are {versions()[0]}"
+        with pytest.raises(DeviceError, match=said) as raised:
+            list(map_batches(pow, [(2, 3)] * 8, dask))
+        assert address.rpartition(":")[0] in str(raised.value)
+    finally:
+        dask._client.run(other_versions, False)
+    assert list(map_batches(pow, [(2, 3)] * 8, dask)) == [8] * 8
 
 
 @pytest.mark.slow

@@ -29,9 +29,10 @@ from ncnnkit.app.parts import EXTRAS
 from ncnnkit.app.verify import Receipt, save_receipt, written_files
 from ncnnkit.app.writing import write_project
 from ncnnkit.codec import decode
-from ncnnkit.errors import FormatError, NcnnkitError
+from ncnnkit.errors import FormatError, NcnnkitError, printable
 from ncnnkit.record.diff import compare_runs
 from ncnnkit.record.folder import load_run
+from ncnnkit.record.network import NetworkLayer
 from ncnnkit.record.run import Run
 from ncnnkit.report import (
     LAYER_ORDERS,
@@ -46,9 +47,10 @@ from ncnnkit.report import (
     shipping,
 )
 from ncnnkit.report.html import render
+from ncnnkit.report.layers import details
 from ncnnkit.report.several import render_comparison
 
-EVIL = 'q\'"`$(touch OWNED)${OWNED}\\\n#include <owned>\n"""]]>;|[/b]<script>owned()</script>\x1b[31m*/🐈'
+EVIL = 'q\'"`$(touch OWNED)${OWNED}\\\n#include <owned>\n"""]]>;|[/b]<script>owned()</script>\x1b[31m\u202e*/🐈'
 HOME = Path(quoting.__file__).parent
 
 TEXTS = [EVIL, "", "plain", "é\u202e", "a\0b", "x\\", "'", '"""', "??/", "\ud800", "%s {0} {{ x }}"]
@@ -186,7 +188,7 @@ def used(run: Run) -> str:
         diff = compare_runs(before, after, ["int8.latency > 1.1x"])
         console.print(diff_table(diff))
         ElementTree.fromstring(junit(diff))
-        made += [markdown(diff), render_comparison([NamedRun("a", before), NamedRun("b", after)])]
+        made += [markdown(diff), junit(diff), render_comparison([NamedRun("a", before), NamedRun("b", after)])]
     for layers in [run.plan.layers] if run.plan else []:
         for order in LAYER_ORDERS:
             console.print(plan_table(layers, order))
@@ -235,6 +237,15 @@ def test_free_texts_of_a_run_stay_texts_wherever_they_are_shown() -> None:
     made = used(decode(json.dumps(hostile(document, kept)), Run))
     assert "<script>owned" not in made
     assert "owned()" in made
+    assert printable(made) == made, "no control character, and none that changes the direction of writing"
+
+
+def test_names_of_layers_in_the_script_of_a_page_are_printable() -> None:
+    layer = NetworkLayer(
+        name=EVIL, type=EVIL, reads=[EVIL], outputs=[EVIL], shape=None, parameters=0, int8=None
+    )  # fmt: skip
+    shown = json.loads(details([layer]))[0]
+    assert [shown["name"], shown["type"], *shown["reads"]] == [printable(EVIL)] * 3
 
 
 BROKEN: dict[str, tuple[str, Any]] = {

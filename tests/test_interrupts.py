@@ -128,6 +128,28 @@ def test_a_run_whose_threads_wait_for_many_processes(home: Path) -> None:
     assert not (home / "o").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["connect to the workers", "compare"])
+def test_a_cluster_on_this_machine(stage: str, home: Path) -> None:
+    """Ctrl-C goes to all processes of a terminal. A worker that is still starting may say that its parent is gone."""
+    pytest.importorskip("distributed")
+    np.save(home / "x.npy", samples(2000))
+    arguments = "compare m.param m.param --images x.npy --scheduler local"
+    process = begin(home, arguments, stage)
+    while len(descendants(process.pid)) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    start = time.monotonic()
+    process.wait(60)
+    assert process.returncode == 130
+    assert time.monotonic() - start < BOUND
+    _, errors = process.communicate(timeout=60)
+    assert "interrupted; " in errors
+    assert "KeyboardInterrupt" not in errors
+    assert stage != "compare" or "Traceback" not in errors
+
+
 ON_A_BOARD = """
     import sys
     from ncnnkit.device import board

@@ -365,9 +365,12 @@ def test_an_infinite_scale_of_a_dead_channel_is_read_as_1(tmp_path: Path) -> Non
         ("c1 inf", r"n.table:1: c1 has the scale inf"),
         ("c1 -3", r"n.table:1: c1 has the scale -3"),
         ("c1 0.0", r"n.table:1: c1 has the scale 0"),
-        ("zz 1.0\nzz_param_0 1.0", "names layer 'zz'"),
-        ("c1 1.0", "has no c1_param_0"),
-        ("c1 1.0\nc1_param_0 1.0 1.0", "has 2 weight scales, but the layer needs 8"),
+        ("zz 1.0\nzz_param_0 1.0", r"n.table: .*names layer 'zz'"),
+        ("c1 1.0", r"n.table: layer Convolution c1: .*has no c1_param_0"),
+        ("c1 1.0\nc1_param_0 1.0 1.0", r"n.table: .*has 2 weight scales, but the layer needs 8"),
+        ("", r"n.table: has no scale"),
+        ("\n \n", r"n.table: has no scale"),
+        ("c1_param_0 1.0", r"n.table: has no scale"),
     ],
 )
 def test_tables_that_do_not_fit(tmp_path: Path, text: str, said: str) -> None:

@@ -7,8 +7,11 @@ how the work was divided.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
+import multiprocessing
+import os
 import signal
 import threading
 import uuid
@@ -71,7 +74,9 @@ class Workers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is KeyboardInterrupt:
+            self.interrupt()
         self.close()
 
     @property
@@ -103,6 +108,10 @@ class Workers:
         for function in self._enders:
             function(token)
 
+    def interrupt(self) -> None:
+        """Stop after Ctrl-C, when there is no time to wait for workers that can be killed."""
+        self.stop()
+
     def close(self) -> None:
         """Stop, and release the workers."""
         self.stop()
@@ -124,7 +133,7 @@ class _Dask(Workers):
 
     def __init__(self, client: Any, cluster: Any, name: str) -> None:
         super().__init__(client.get_executor(pure=False), 0, remote=True)
-        self._client, self._cluster = client, cluster
+        self._client, self._cluster, self._ended = client, cluster, False
         self.name, self.dashboard = name, client.dashboard_link or ""
 
     @property
@@ -147,16 +156,48 @@ class _Dask(Workers):
 
     def stop(self) -> None:
         token, self.token = self.token, uuid.uuid4().hex
-        for function in self._enders:
+        for function in self._enders if not self._ended else ():
             with suppress(Exception):  # workers that are gone have ended already
                 self._client.run(function, token)
 
+    def interrupt(self) -> None:
+        if self._cluster is None:
+            self.stop()
+        elif not self._ended:
+            self._ended = True
+            _end_at_once(self._client, self._cluster)
+
     def close(self) -> None:
         super().close()
-        for each in (self._client, self._cluster):
+        for each in (self._client, self._cluster) if not self._ended else ():
             if each is not None:
                 with suppress(Exception):
                     each.close(timeout=PATIENCE)
+
+
+def _end_at_once(client: Any, cluster: Any) -> None:
+    """Kill the workers of a cluster on this machine. What they started ends with them.
+
+    Dask asks each worker to end, which takes seconds if it is busy or has just been started. So that is done in a
+    thread for which the end of this process does not wait.
+    """
+    cluster.shutdown_on_close = False  # otherwise Dask closes it when this process ends, and waits
+    for nanny in list(cluster.workers.values()):
+        nanny.auto_restart = False
+    for child in multiprocessing.active_children():
+        if child.name.startswith(_WORKER):
+            child.kill()
+
+    def close() -> None:
+        for each in filter(None, (client, cluster)):
+            with suppress(Exception):
+                each.close(timeout=PATIENCE)
+
+    threading.Thread(target=close, daemon=True).start()
+
+
+_WORKER = "Dask Worker process"
+"""The beginning of the names of the processes that Dask starts here."""
 
 
 def dask_setup(worker: Any) -> None:
@@ -238,19 +279,30 @@ def _connected(scheduler: str, count: int | None) -> Workers:
         raise ToolError(
             "--scheduler needs Dask, which is not installed", hint="pip install 'ncnnkit[cluster]'"
         ) from None
-    cluster = None
-    if scheduler == LOCAL:
-        cores = count or available_cores()
-        # One thread each: a worker prepares the samples of one serving process, which has a thread of its own.
-        cluster = LocalCluster(
-            n_workers=cores, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR, preload=__name__
-        )
+
+    class Connection(Client):  # type: ignore[misc]
+        def __del__(self) -> None:
+            """Dask's waits two minutes for a client that Ctrl-C left half made."""
+
+    client = cluster = None
+    wanted = 1
     try:
-        client = Client(cluster or scheduler, timeout=PATIENCE, set_as_default=False)
+        if scheduler == LOCAL:
+            # One thread each: a worker prepares the samples of one serving process, which has a thread of its own.
+            # They are started afterwards, because nobody could end them if Ctrl-C came before the cluster has a name.
+            cluster = LocalCluster(
+                n_workers=0, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR, preload=__name__
+            )
+            # Processes inherit this from the thread that starts them. Ctrl-C goes to all processes of a terminal, and
+            # one that is still starting would print a traceback.
+            cluster.loop.add_callback(signal.pthread_sigmask, signal.SIG_BLOCK, [signal.SIGINT])
+            wanted = count or available_cores()
+            cluster.scale(wanted)
+        client = Connection(cluster or scheduler, timeout=PATIENCE, set_as_default=False)
         try:
-            client.wait_for_workers(1, timeout=PATIENCE)
+            client.wait_for_workers(wanted, timeout=PATIENCE)
             _check_workers(client, scheduler)
-        except BaseException as error:
+        except Exception as error:
             client.close()
             if type(error).__name__ == "TimeoutError":  # asyncio's, which is another class in Python 3.10
                 raise DeviceError("the scheduler has no worker", where=scheduler, hint="dask worker ADDRESS") from None
@@ -260,14 +312,21 @@ def _connected(scheduler: str, count: int | None) -> Workers:
             cluster.close()
         hint = "`dask scheduler` prints the address of a scheduler"
         raise DeviceError(f"no Dask scheduler answers: {error or 'timeout'}", where=scheduler, hint=hint) from None
-    except BaseException:
+    except Exception:
         if cluster is not None:
             cluster.close()
+        raise
+    except BaseException:
+        if cluster is not None:
+            _end_at_once(client, cluster)
+        elif client is not None:
+            client.close(timeout=0)
         raise
     number = len(client.scheduler_info(n_workers=-1)["workers"])
     return _Dask(client, cluster, f"{number} Dask worker{'s' if number != 1 else ''}")
 
 
+@functools.cache
 def versions() -> tuple[str, str]:
     """The versions of ncnnkit and of ncnn in this process: what must be the same on all workers."""
     from importlib.metadata import version
@@ -282,9 +341,30 @@ def _check_workers(client: Any, scheduler: str) -> None:
         if isinstance(found, BaseException):
             what = f"worker {worker} cannot run ncnnkit: {found}"
             raise DeviceError(what, where=scheduler, hint="install ncnnkit in the environment of its workers")
-        if tuple(found) != ours:
-            what = "worker {} has ncnnkit {} with ncnn {}; here they are {} and {}".format(worker, *found, *ours)
-            raise DeviceError(what, where=scheduler, hint="install the same versions")
+        _check_versions(worker, found, ours, scheduler)
+
+
+def _check_versions(worker: str, found: Sequence[str], ours: Sequence[str], scheduler: str = "") -> None:
+    if tuple(found) != tuple(ours):
+        what = "worker {} has ncnnkit {} with ncnn {}; here they are {} and {}".format(worker, *found, *ours)
+        raise DeviceError(what, where=scheduler, hint="install the same versions")
+
+
+def _of_same_versions(ours: tuple[str, str], function: Callable[..., R], *batch: Any) -> R:
+    """Run a batch in a worker, which may have joined the cluster after the others were checked."""
+    _check_versions(_name_of_worker(), versions(), ours)
+    return function(*batch)
+
+
+def _name_of_worker() -> str:
+    try:
+        from distributed import get_worker
+
+        return str(get_worker().address)
+    except (ImportError, ValueError):  # not a worker of Dask
+        import socket
+
+        return f"{socket.gethostname()}, process {os.getpid()}"
 
 
 def batch_size(samples: int, workers: Workers, share: float = SHARE) -> int:
@@ -328,14 +408,15 @@ def map_batches(
 
     Raises:
         RuntimeFailure: a batch lost its worker several times.
-        DeviceError: the scheduler is lost.
+        DeviceError: the scheduler is lost, or a worker has another version of ncnnkit or ncnn.
         Exception: whatever the function raises.
     """
     coming, running, ready = enumerate(batches), dict[Future[R], tuple[int, Sequence[Any], int]](), dict[int, R]()
     most, number, more = AHEAD * workers.count, 0, True
 
     def begin(index: int, batch: Sequence[Any], tries: int = 1) -> None:
-        running[workers.executor.submit(function, *batch)] = index, batch, tries
+        checked = (_of_same_versions, versions()) if workers.remote else ()
+        running[workers.executor.submit(*checked, function, *batch)] = index, batch, tries
 
     finished = False
     try:
@@ -369,6 +450,9 @@ def map_batches(
                     what = "a batch ended every worker that ran it, perhaps for lack of memory"
                     raise RuntimeFailure(what, where=workers.name) from None
                 done(index)
+    except KeyboardInterrupt:
+        workers.interrupt()
+        raise
     finally:
         if not finished:
             for future in running:

@@ -13,6 +13,8 @@ import string
 
 import numpy as np
 
+from .errors import printable
+
 shell = shlex.quote
 """A word for a POSIX shell."""
 
@@ -82,8 +84,9 @@ def markdown_code(text: str) -> str:
 
 
 def xml_characters(text: str) -> str:
-    """A text with U+FFFD for each character that XML cannot hold. A writer of XML escapes the others."""
-    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+    """A text with signs for control characters, and U+FFFD for the others that XML cannot hold. A writer of XML escapes
+    the rest."""
+    return re.sub("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", printable(text))
 
 
 def float32(value: float) -> str:

@@ -258,7 +258,7 @@ class Result:
         head = "".join(f"<th>{escape(title)}</th>" for title in titles)
         return (
             f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-            f"<p>{escape(headline(self.run))}</p>"
+            f"<p>{escape(printable(headline(self.run)))}</p>"
         )
 
     def _check_folder(self) -> None:
@@ -314,5 +314,6 @@ def _cells(variants: list[Variant], variant: Variant, figures: Iterable[str]) ->
 
 def _html_row(cells: list[str], best: bool) -> str:
     """A table row, in bold for the recommended variant. There are no colours, so that it also suits a dark theme."""
-    texts = [f"<b>{escape(cell)}</b>" if best else escape(cell) for cell in cells]
+    texts = [escape(printable(cell)) for cell in cells]
+    texts = [f"<b>{text}</b>" for text in texts] if best else texts
     return f"<tr>{''.join(f'<td>{text}</td>' for text in texts)}</tr>"

@@ -8,7 +8,6 @@ A table may also come from a file, for example one of ncnn2table. It is handled 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import numpy as np
 
@@ -104,10 +103,11 @@ def apply_table(graph: Graph, table: Table, *, target: str = "arm", finish: bool
     strangers = table.inputs.keys() - layers.keys()
     if strangers:
         raise FormatError(
-            f"the table names layer {min(strangers)!r}, which the network does not have, or ncnn cannot run in int8"
+            f"the table names layer {min(strangers)!r}, which the network does not have, or ncnn cannot run in int8",
+            where=table.path,
         )
     for name, scale in table.inputs.items():
-        _quantize_layer(layers[name], table.weights.get(f"{name}_param_0"), scale, kernels)
+        _quantize_layer(layers[name], table, scale, kernels)
     requantize(made)
     wrong = {name for name, layer in layers.items() if not kernels.grouped_to_float and _is_grouped_to_float(layer)}
     if wrong:  # start again without them: the layers before them may then not output int8
@@ -153,8 +153,9 @@ def _is_grouped_to_float(layer: Layer) -> bool:
     return bool(layer.params.get("int8_scale_term")) and "output_scale" not in layer.weights and is_grouped(layer)
 
 
-def _quantize_layer(layer: Layer, scales: Any, input_scale: float, target: Target) -> None:
-    where = f"layer {layer.type} {layer.name}"
+def _quantize_layer(layer: Layer, table: Table, input_scale: float, target: Target) -> None:
+    where = ": ".join(filter(None, [table.path, f"layer {layer.type} {layer.name}"]))
+    scales = table.weights.get(f"{layer.name}_param_0")
     if scales is None:
         raise FormatError(f"the table has no {layer.name}_param_0", where=where)
     rows = weight_rows(layer)

@@ -32,16 +32,19 @@ class Table:
     Attributes:
         weights: ``NAME_param_N`` -> float32 scales, one per weight row.
         inputs: layer name -> the scale of its input.
+        path: the file that it was read from, for errors; empty if there is none.
     """
 
     weights: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     inputs: Mapping[str, float] = field(default_factory=dict)
+    path: str = ""
 
     def without(self, layers: set[str]) -> Table:
         """The table without some layers, which then stay in floating point."""
         return Table(
             {k: v for k, v in self.weights.items() if k.rsplit("_param_", 1)[0] not in layers},
             {k: v for k, v in self.inputs.items() if k not in layers},
+            self.path,
         )
 
 
@@ -70,8 +73,9 @@ def load_table(path: str | Path) -> Table:
     """Read a table.
 
     Raises:
-        FormatError: the file is missing, or a line has no scales, a scale that is not positive, or an infinite scale of
-            an activation (a dead blob in ncnn2table). The error has the line number.
+        FormatError: the file is missing, no line has the scale of a layer's input, or a line has no scales, a scale
+            that is not positive, or an infinite scale of an activation (a dead blob in ncnn2table). The error has the
+            line number.
     """
     weights: dict[str, NDArray[np.float32]] = {}
     inputs: dict[str, float] = {}
@@ -112,4 +116,7 @@ def load_table(path: str | Path) -> Table:
             weights[key] = values
         else:
             inputs[key] = scales[0]
-    return Table(weights, inputs)
+    if not inputs:
+        hint = "a layer needs the line: its name, and the scale of its input"
+        raise FormatError("has no scale of a layer's input", where=str(path), hint=hint)
+    return Table(weights, inputs, str(path))

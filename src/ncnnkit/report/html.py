@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import formatting
-from ..errors import ToolError
+from ..errors import ToolError, printable
 from ..model.ncnnfile import atomic_write
 from ..onboard.userfiles import read_bytes
 from ..plan.requirement import Requirements
@@ -128,7 +128,7 @@ def render(run: Run, folder: Path | None = None) -> str:
         least_sqnr_db=LEAST_SQNR_DB,
         exact_sqnr_db=EXACT_SQNR_DB,
     )
-    return str(text)
+    return printable(str(text))
 
 
 def page_environment() -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from ..errors import printable
 from ..model.precision import PRECISIONS, WINOGRAD
 from ..record.network import Histogram, NetworkLayer
 from ..record.plan import PlannedLayer
@@ -172,10 +173,10 @@ def details(layers: Sequence[NetworkLayer]) -> str:
     rows: list[dict[str, Any]] = []
     for layer in layers:
         row: dict[str, Any] = {
-            "name": layer.name,
-            "type": layer.type,
+            "name": printable(layer.name),
+            "type": printable(layer.type),
             "shape": list(layer.shape) if layer.shape else None,
-            "reads": layer.reads,
+            "reads": [printable(name) for name in layer.reads],
             "parameters": layer.parameters,
         }
         if layer.int8:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import printable
 from ..formatting import cosine, plain
 from ..model.ncnnfile import atomic_write
 from ..record.diff import Change, Measure, compare_runs, measures, overlap, value_of
@@ -67,7 +68,7 @@ def render_comparison(runs: Sequence[NamedRun]) -> str:
         for each in runs[1:]
         for note in compare_runs(first.run, each.run).notes
     ]
-    return str(
+    return printable(
         environment.get_template("comparison.html").render(
             runs=runs, notes=notes, tables=tables(runs), chart=Markup(chart.svg()) if chart else None
         )
