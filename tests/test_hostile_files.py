@@ -56,7 +56,7 @@ from ncnnkit.samples.targets import LabelPicture
 from ncnnkit.source import open_model
 from ncnnkit.source.files import _TracedInputs, read_export
 from ncnnkit.source.model import read_metadata
-from ncnnkit.source.onnx_data import check_model
+from ncnnkit.source.onnx_data import check_model, inline_external_data
 from ncnnkit.source.weights import COMPRESSED, load_weights, only_tensors
 
 ROOT = Path(__file__).parents[1]
@@ -292,6 +292,31 @@ def test_the_weights_of_a_model_are_files(location: str, said: str, tmp_path: Pa
     path.write_bytes(hiding(location, "initializer").SerializeToString())
     with soon(), pytest.raises(ModelError, match=said):
         open_model(str(path))
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "said"),
+    [
+        ("17", None, "have 16 bytes, but a tensor is .* bytes from byte 17"), ("0", "17", "is 17 bytes from byte 0"),
+        ("8", "16", "is 16 bytes from byte 8"), (str(2**63 - 1), "16", "from byte 9223372036854775807"),
+        (str(2**70), "16", "offset that is no number"), ("-4", "16", "no number of bytes: '-4'"),
+        ("0", "-1", "length that is no number"), ("x", "16", "no number of bytes"), ("٣", "4", "no number of bytes"),
+        ("1_0", "4", "no number of bytes"), (" 4", "4", "no number of bytes"), ("1" * 5000, "4", "no number of bytes"),
+    ],
+)  # fmt: skip
+def test_weights_are_within_their_file(offset: str, length: str | None, said: str, tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(bytes(16))
+    model = hiding("w", "initializer")
+    (tensor,) = [each for each in model.graph.initializer if each.external_data]
+    for key, value in (("offset", offset), ("length", length)):
+        if value is not None:
+            tensor.external_data.add(key=key, value=value)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    with soon(), pytest.raises(ModelError, match=said):
+        open_model(str(path))
+    with pytest.raises(ModelError, match=said):
+        inline_external_data(path)
 
 
 def test_weights_in_the_folder_are_read(tmp_path: Path) -> None:

@@ -349,6 +349,7 @@ def test_what_is_not_of_the_file_passes(raises: Exception) -> None:
 MACHINE: dict[str, tuple[Exception, type[NcnnkitError], str]] = {
     "the disk is full": (OSError(28, "No space left on device", "/a"), StorageError, "/a: the disk is full"),
     "too many files": (OSError(24, "Too many open files"), ToolError, "ulimit -n"),
+    "a limit of files": (OSError(27, "File too large"), StorageError, "ulimit -f"),
     "no memory": (MemoryError(), StorageError, "not enough memory"),
     "no threads": (RuntimeError("can't start new thread"), ToolError, "ulimit -u"),
     "no temporary folder": (

@@ -43,7 +43,7 @@ def test_what_is_kept_comes_back_with_its_files(store: Store, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("file", ["value", "files/a.npy", "entry.json"])
-@pytest.mark.parametrize("damage", ["changed", "missing"])
+@pytest.mark.parametrize("damage", ["changed", "missing", "pipe", "device", "folder"])
 def test_a_damaged_entry_is_removed_and_not_used(store: Store, tmp_path: Path, file: str, damage: str) -> None:
     (tmp_path / "a.npy").write_bytes(b"rows")
     store.keep("k", "outputs", b"value", [tmp_path / "a.npy"])
@@ -51,6 +51,12 @@ def test_a_damaged_entry_is_removed_and_not_used(store: Store, tmp_path: Path, f
     path.unlink()
     if damage == "changed":
         path.write_bytes(b"other")
+    elif damage == "pipe":
+        os.mkfifo(path)
+    elif damage == "device":
+        path.symlink_to("/dev/zero")
+    elif damage == "folder":
+        path.mkdir()
     assert store.value("k", tmp_path / "again") is None
     assert names(store) == []
 

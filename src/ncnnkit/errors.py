@@ -214,6 +214,8 @@ def of_machine(error: BaseException) -> NcnnkitError | None:
         return ToolError("too many files are open", hint="`ulimit -n 4096` allows more; or use fewer threads")
     if is_full(error):
         return StorageError("the disk is full", where=where, hint="free some space and run again")
+    if error.errno == errno.EFBIG and not where:
+        return StorageError("a file is larger than this process may write", hint="`ulimit -f` shows the limit")
     if "temporary directory" in str(error):
         hint = "free some space, or set TMPDIR to a folder that can be written"
         return StorageError("no folder for temporary files can be written", hint=hint)

@@ -14,6 +14,7 @@ file may be wrong, and then its hash is.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -27,6 +28,7 @@ from ..codec import decode, encode
 from ..errors import FormatError, StorageError
 from ..older import file_digest
 from ..onboard.scratch import Scratch, remove_left
+from ..onboard.userfiles import SETTINGS, open_regular, read_bytes
 
 MOST_BYTES = 2 << 30
 """All entries together. Beyond it, the least recently used ones are removed."""
@@ -104,8 +106,8 @@ class Store:
         remove_left(str(self.home))
         place = self.home / key
         try:
-            entry = decode((place / _ENTRY).read_bytes(), Entry)
-            value = (place / _VALUE).read_bytes()
+            entry = decode(read_bytes(place / _ENTRY, SETTINGS), Entry)
+            value = read_bytes(place / _VALUE, self._most)
             found = {_VALUE: hashlib.sha256(value).hexdigest()}
             for name in entry.sha256.keys() - {_VALUE}:
                 found[name] = (
@@ -120,8 +122,9 @@ class Store:
             self._remove([key])
         except (FormatError, ValueError):
             self._remove([key])
-        except OSError:  # not readable, or the disk is full
-            pass
+        except OSError as error:  # not readable, or the disk is full
+            if error.errno in _NO_FILE:
+                self._remove([key])
         else:
             return value
         return None
@@ -164,7 +167,7 @@ class Store:
         for place in self._places():
             with suppress(OSError, FormatError):
                 described = place / _ENTRY
-                what = decode(described.read_bytes(), Entry).what
+                what = decode(read_bytes(described, SETTINGS), Entry).what
                 found.append(Kept(place.name, what, _size(place), described.stat().st_mtime))
         return sorted(found, key=lambda kept: kept.used)
 
@@ -222,11 +225,12 @@ class Store:
 
 
 _ENTRY, _VALUE, _FILES = "entry.json", "value", "files"
+_NO_FILE = (errno.EINVAL, errno.EFBIG, errno.EISDIR)  # how what is no file, or is too large, is refused
 _PART = 1 << 20
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return str(file_digest(file).hexdigest())
 
 
@@ -234,7 +238,7 @@ def _copied(path: Path, to: Path) -> str:
     """Copy a file; returns the SHA-256 of its content."""
     digest = hashlib.sha256()
     to.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("rb") as source, to.open("wb") as target:
+    with open_regular(path) as source, to.open("wb") as target:
         while part := source.read(_PART):
             digest.update(part)
             target.write(part)

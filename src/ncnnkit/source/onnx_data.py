@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def check_model(path: Path) -> None:
     the cache of the Hugging Face hub, the folder of its target counts, too.
 
     Raises:
-        ModelError: they are not, one of them does not exist, or the model is damaged.
+        ModelError: they are not, one of them does not exist or is too short, or the model is damaged.
     """
     try:
         check_regular(path, WHOLE)
@@ -50,24 +51,26 @@ def check_model(path: Path) -> None:
             model = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if model.find(_LOCATION.encode()) < 0:  # most models have no other files, and need no closer look
             return
-        for location in sorted(set(_locations(memoryview(model), "model"))):
-            _file_of(path, location)
+        for location, offset, length in sorted(set(_asked(memoryview(model), "model"))):
+            _range_of(path, location, _file_of(path, location), offset, length)
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror}", where=str(path)) from None
     except _DAMAGED as error:
         raise ModelError(f"is damaged, or is no ONNX model: {type(error).__name__}", where=str(path)) from None
 
 
-def _locations(message: memoryview, kind: str) -> Iterator[str]:
-    """The names of all files that a message asks for. A field that is given twice counts twice."""
+def _asked(message: memoryview, kind: str) -> Iterator[tuple[str, str, str]]:
+    """(name, offset, length) of all that a message asks of files. A name that is given twice counts twice."""
+    if kind == "tensor":
+        entries = [_entry(content) for number, content, _ in _fields(message) if number == _EXTERNAL_DATA]
+        last = dict(entries)
+        for key, value in entries:
+            if key == _LOCATION:
+                yield value, last.get("offset", ""), last.get("length", "")
+        return
     for number, content, _ in _fields(message):
-        if kind == "tensor":
-            if number == _EXTERNAL_DATA:
-                key, value = _entry(content)
-                if key == _LOCATION:
-                    yield value
-        elif child := _CHILDREN[kind].get(number):
-            yield from _locations(content, child)
+        if child := _CHILDREN[kind].get(number):
+            yield from _asked(content, child)
 
 
 def _file_of(model: Path, location: str) -> Path:
@@ -85,6 +88,25 @@ def _file_of(model: Path, location: str) -> Path:
     except OSError as error:
         raise ModelError(f"{shown} cannot be read: {error.strerror}", where=str(model)) from None
     return found
+
+
+def _range_of(model: Path, location: str, found: Path, offset: str, length: str) -> tuple[int, int]:
+    """(first byte, number of bytes) of a tensor in a file of weights. Raises ModelError if the file does not have them.
+
+    Without a length they go to the end of the file.
+    """
+    shown, size = f"the weights {location!r}", found.stat().st_size
+    for name, text in (("offset", offset), ("length", length)):
+        if text and not re.fullmatch("[0-9]{1,19}", text, re.ASCII):
+            raise ModelError(f"{shown} have an {name} that is no number of bytes: {text[:40]!r}", where=str(model))
+    start = int(offset or 0)
+    count = int(length) if length else size - start
+    if start > size or start + count > size:
+        what = f"{shown} have {size} bytes, but a tensor is {max(count, 0)} bytes from byte {start} on"
+        raise ModelError(
+            what, where=str(model), hint="the file is not that of this model, or was not copied completely"
+        )
+    return start, count
 
 
 def inline_external_data(path: Path) -> bytes | None:
@@ -135,10 +157,11 @@ def _inline_tensor(tensor: memoryview, model: Path) -> bytes:
             kept.append(field)
     if not entries:
         return bytes(tensor)
-    with open_regular(_file_of(model, entries[_LOCATION])) as file:
-        offset = int(entries.get("offset", 0))
-        length = int(entries.get("length", os.fstat(file.fileno()).st_size - offset))
-        if not 0 <= length <= WHOLE:
+    location = entries[_LOCATION]
+    found = _file_of(model, location)
+    with open_regular(found) as file:
+        offset, length = _range_of(model, location, found, entries.get("offset", ""), entries.get("length", ""))
+        if length > WHOLE:
             raise ValueError("more bytes than protobuf allows")
         file.seek(offset)
         data = file.read(length)
