@@ -146,9 +146,25 @@ def test_a_comparison_of_runs_opens_without_an_error(page: Page, tmp_path: Path)
     for width in WIDTHS:
         page.resize(width, 900)
         assert page.run("document.documentElement.scrollWidth") <= width, width
+    page.resize(1200, 900)
+    box = "document.querySelector('#runs .scroll')"
+    assert page.run(f"{box}.scrollWidth <= {box}.clientWidth"), "the reasons are read without scrolling"
     fill = "[...document.querySelectorAll('svg.chart circle')].map(c => getComputedStyle(c).fill)"
     assert len(set(page.run(fill))) == 2, "a and b; nothing ran in c"
     assert page.errors == []
+
+
+MISALIGNED = """[...document.querySelectorAll('table')].flatMap(table => {
+  const heads = [...table.querySelectorAll('thead tr:last-child th')];
+  const cells = [...(table.querySelector('tbody tr')?.cells ?? [])];
+  if (heads.length != cells.length || heads.some(head => head.colSpan > 1)) return [];
+  const side = element => getComputedStyle(element).textAlign;
+  return heads.filter((head, i) => side(head) != side(cells[i])).map(head => head.textContent);
+})"""
+
+
+def test_a_heading_is_aligned_as_its_column(report: Callable[..., Page]) -> None:
+    assert report(sample_run()).run(MISALIGNED) == []
 
 
 def test_a_large_report_opens_at_once(report: Callable[..., Page]) -> None:

@@ -163,6 +163,7 @@ def test_the_help_shows_every_word_of_the_help_texts(name: str) -> None:
     shown = "".join(re.sub("[│╭╮╰╯]", "", ok(f"{name} --help")).split())
     for parameter in the(name).params:
         assert "".join((parameter.help or "").split()) in _without_defaults(shown), parameter.name
+    assert not re.search(r"<(bool|str|path|list)", shown), "the words for values are enough"
 
 
 def _without_defaults(help: str) -> str:

@@ -762,6 +762,13 @@ def test_a_large_report_stays_small() -> None:
 # -------------------------------------------------------------------------------------------------------- terminal
 
 
+def test_a_fallback_of_any_kind_is_explained_below_the_plot() -> None:
+    """Another engine may have computed in fp32 although fp16 was requested. That has nothing to do with Vulkan."""
+    run = sample_run()
+    run["variants"][1].update(status="fallback", reason="this CPU has no fp16 arithmetic")
+    assert "Hollow points did not run as requested" in page(run).text
+
+
 def shown(table: Any, width: int = 100) -> str:
     console = Console(width=width, color_system=None)
     with console.capture() as capture:

@@ -68,7 +68,8 @@ def make_app(
 def verify_app(
     app_folder: Annotated[Path, typer.Argument(metavar="APP", help="The folder of an app.")],
     options: Annotated[
-        list[str] | None, typer.Argument(help="After --: options of the program, such as --gpu or --threads=2.")
+        list[str] | None,
+        typer.Argument(metavar="APP-OPTIONS", help="After --: options of the program, such as --gpu or --threads=2."),
     ] = None,
     device: Annotated[
         str,

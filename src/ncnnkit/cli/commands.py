@@ -86,6 +86,8 @@ class _PlainHelp:
         shown.params = [copy.copy(parameter) for parameter in shown.params]
         for parameter in shown.params:
             parameter.help = _literal(getattr(parameter, "help", None) or "")
+            if parameter.param_type_name == "argument":  # its help says what it is, so <list[Path]> adds nothing
+                parameter.display_type_rich = lambda ctx: None
         super(_PlainHelp, shown).format_help(ctx, formatter)  # type: ignore[misc]
 
 

@@ -113,7 +113,9 @@ def diff(
 )  # fmt: skip
 def explain_layer(
     folder: RunFolder,
-    layer: Annotated[str | None, typer.Argument(help="Name of the layer. Default: list all layers.")] = None,
+    layer: Annotated[
+        str | None, typer.Argument(metavar="LAYER", help="Name of the layer. Default: list all layers.")
+    ] = None,
     order: Annotated[
         str,
         option(
