@@ -38,7 +38,7 @@ AHEAD = 2  # batches for each worker that are begun or finished before the oldes
 TRIES = 3  # how often a batch runs whose workers are lost
 MOST = 32  # samples in a batch: little work is lost with a worker, and little memory is needed to send it
 SHARE = 4  # batches for each worker, if there are enough samples: the workers finish at about the same time
-PATIENCE = 60.0  # seconds to wait for a scheduler, and for its first worker
+PATIENCE = 60.0  # seconds to wait for a scheduler, and for its workers
 LOCAL = "local"
 """The scheduler that stands for a Dask cluster on this machine."""
 
@@ -300,7 +300,7 @@ def _connected(scheduler: str, count: int | None) -> Workers:
             cluster.scale(wanted)
         client = Connection(cluster or scheduler, timeout=PATIENCE, set_as_default=False)
         try:
-            client.wait_for_workers(wanted, timeout=PATIENCE)
+            client.wait_for_workers(wanted, timeout=PATIENCE + wanted)  # each takes time to start
             _check_workers(client, scheduler)
         except Exception as error:
             client.close()
