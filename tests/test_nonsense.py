@@ -23,7 +23,7 @@ from networks import samples, small
 from numpy.typing import NDArray
 
 from ncnnkit.codec import decode
-from ncnnkit.device.link import Link
+from ncnnkit.device.link import BLOCK, Link
 from ncnnkit.device.looking import look_at
 from ncnnkit.device.serving import CheckedChild
 from ncnnkit.device.session import Session
@@ -334,6 +334,17 @@ def test_a_tar_that_would_fill_the_disk_is_refused(tmp_path: Path, monkeypatch: 
     with pytest.raises(DeviceError, match=r"the board: it broke the protocol at 'fetch': 'outputs/0-0\.npy'"):
         Link(Saying(MARK + made.getvalue()), "the board").fetch(["fetch"], tmp_path / "to")
     assert not list((tmp_path / "to").iterdir())
+
+
+def test_empty_files_of_a_tar_take_space_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for number in range(10):
+            archive.addfile(tarfile.TarInfo(f"outputs/{number}-0.npy"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10 * BLOCK))
+    with pytest.raises(DeviceError, match=r"'outputs/5-0\.npy' is not a plain file, or is too large"):
+        Link(Saying(MARK + made.getvalue()), "the board").fetch(["fetch"], tmp_path)
 
 
 def test_the_exit_status_of_ssh_is_not_a_signal(tmp_path: Path) -> None:
