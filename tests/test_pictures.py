@@ -12,6 +12,7 @@ from ncnnkit.report.pictures import MODELS, as_picture, draw, draw_worst, panels
 from ncnnkit.samples.preprocess import Preprocess
 from ncnnkit.samples.stream import ArraySamples
 from ncnnkit.tasks import Boxes, Decoder, Table, Task, presets
+from ncnnkit.tasks.classification import Classification
 from ncnnkit.tasks.detection import Detection
 from ncnnkit.tasks.images import Images
 from ncnnkit.tasks.instances import Instances
@@ -98,6 +99,26 @@ def test_texts_are_shown_with_what_is_read(tmp_path: Path) -> None:
     (found,) = draw_worst(task, {"x": kept[0]}, kept[1], samples, NAMES, HOW, [], tmp_path)
     assert (found.original_text, found.text) == ("cat", "car")
     assert sizes(tmp_path) == [(360, 240)]
+
+
+def test_classes_are_shown_with_their_scores(tmp_path: Path) -> None:
+    exact = np.array([0.5, 0.3, 0.1, 0.06, 0.03, 0.01], np.float32)
+    close, far = exact[[1, 0, 2, 3, 4, 5]], exact[::-1]
+    assert drawn(Classification(), [exact, close, far], [exact] * 3, tmp_path / "t") == [
+        ("c.jpg", 1.0), ("b.jpg", 0.5), ("a.jpg", 0.0)
+    ]  # fmt: skip
+    noisy = [exact + noise for noise in (0.01, 0.02, 0.0)]
+    assert [name for name, _ in drawn(Classification(), noisy, [exact] * 3, tmp_path / "u")] == [
+        "b.jpg",
+        "a.jpg",
+        "c.jpg",
+    ]
+    samples = ArraySamples((np.zeros((1, 3, 40, 60), np.float32),))
+    kept = [keep_outputs(["y"], [[row]], tmp_path / f"k{i}") for i, row in enumerate((far, exact))]
+    (found,) = draw_worst(Classification(), {"x": kept[0]}, kept[1], samples, NAMES, HOW, ["cat", "dog"], tmp_path)
+    assert found.original_text == "cat (0.5), dog (0.3), class 2 (0.1)"
+    assert found.text == "class 5 (0.5), class 4 (0.3), class 3 (0.1)"
+    assert sizes(tmp_path) == [(360, 240)], "the picture is only the input"
 
 
 def test_masks_and_points(tmp_path: Path) -> None:

@@ -174,11 +174,13 @@ class Picture:
         variant: the name of the variant.
         image: the name of the evaluation image.
         file: a JPEG in the run folder: the original's prediction on the left, the variant's next to it, and, for
-            images, their difference, multiplied by ten. For texts it is only the image.
-        severity: how much it differs: for boxes, the number of lost and new boxes; for maps, the share of different
+            images, their difference, multiplied by ten. For classes and texts it is only the image.
+        severity: how much it differs: for classes, 0 if the best one is the original's, 0.5 if the original's is among
+            the five best, otherwise 1; for boxes, the number of lost and new boxes; for maps, the share of different
             pixels; for images, the mean squared error over the squared range; for texts, the number of edits over the
             number of characters of the original; for points, their mean error.
-        original_text, text: the texts that the original and the variant read; empty for other tasks.
+        original_text, text: the texts that the original and the variant read, or their three best classes with the
+            scores; empty for other tasks.
     """
 
     variant: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from ..samples.axes import image_axes
 from ..samples.preprocess import Preprocess
 from ..samples.stream import Samples
 from ..tasks import Boxes, ClassMap, Task
+from ..tasks.classification import Classification, top_k
 from ..tasks.detection import Detection
 from ..tasks.images import Images
 from ..tasks.landmarks import Landmarks
@@ -49,7 +51,7 @@ def draw_worst(
     """Write a picture for each of the worst samples of some models; see :func:`panels`.
 
     Args:
-        task: the task of the network. Only boxes, maps of classes, images, texts and points are drawn.
+        task: the task of the network. Classes, boxes, maps of classes, images, texts and points are shown.
         measured: the outputs of each model by name, the most interesting first. The first :data:`MODELS` are drawn.
         reference: the outputs of the original.
         samples: the samples.
@@ -72,7 +74,7 @@ def draw_worst(
             file = f"picture-{len(drawn) + 1}.jpg"
             made = panels(task, ours, theirs, seen, labels)
             beside(made).save(folder / file, quality=_QUALITY)
-            texts = [task.written(each) if isinstance(task, Texts) else "" for each in (theirs, ours)]
+            texts = [_in_words(task, each, labels) for each in (theirs, ours)]
             drawn.append(
                 Picture(
                     variant=variant, image=names[number], file=file, severity=severity,
@@ -83,19 +85,52 @@ def draw_worst(
 
 
 def _worst(task: Task, outputs: Outputs, reference: Outputs) -> list[tuple[float, int]]:
-    """(severity, index of the sample) for the worst samples, the worst first; empty if they have no order."""
-    found: list[tuple[float, int]] = []
-    for number, (ours, theirs) in enumerate(zip(outputs, reference)):
-        row = task.compare(*(task.predict(task.shaped(list(each))) for each in (ours, theirs)))
-        severity = task.severity(row)
+    """(severity, index of the sample) for the worst samples, the worst first; empty if they have no order.
+
+    Of equally severe ones, those with more noise come first.
+    """
+    found: list[tuple[float, float, int]] = []
+    for number, both in enumerate(zip(outputs, reference)):
+        ours, theirs = (task.shaped(list(each)) for each in both)
+        severity = task.severity(task.compare(task.predict(ours), task.predict(theirs)))
         if severity is None:
             return []
-        found.append((severity, number))
-    return sorted(found, key=lambda pair: -pair[0])[:MOST]
+        found.append((severity, _noise(ours, theirs), number))
+    found.sort(key=lambda row: (-row[0], -row[1]))
+    return [(severity, number) for severity, _, number in found[:MOST]]
+
+
+def _noise(ours: Sequence[NDArray[Any]], theirs: Sequence[NDArray[Any]]) -> float:
+    """The mean squared difference of the outputs; infinite if it is not a number."""
+    found = float(
+        np.mean(
+            [
+                np.mean(np.square(np.subtract(a, b, dtype=np.float64)))
+                for a, b in zip(ours, theirs)
+                if a.shape == b.shape
+            ]
+            or [0.0]
+        )
+    )
+    return found if math.isfinite(found) else math.inf
+
+
+def _in_words(task: Task, prediction: Any, labels: Sequence[str]) -> str:
+    """The text that was read, or the three best classes with their scores; empty if the prediction is drawn."""
+    if isinstance(task, Texts):
+        return task.written(prediction)
+    if isinstance(task, Classification):
+        best = [
+            (labels[index] if index < len(labels) else f"class {index}", prediction[index])
+            for index in top_k(prediction, 3)
+        ]
+        return ", ".join(f"{name} ({score:.3g})" for name, score in best)
+    return ""
 
 
 def panels(task: Task, ours: Any, theirs: Any, seen: Image.Image, labels: Sequence[str]) -> list[Image.Image]:
-    """Pictures of the original's and the model's prediction. Images: also their difference; texts: only the input.
+    """Pictures of the original's and the model's prediction. Images: also their difference; if they are words, which
+    stand below the picture: only the input.
 
     Args:
         task: the task of the network.
@@ -103,7 +138,7 @@ def panels(task: Task, ours: Any, theirs: Any, seen: Image.Image, labels: Sequen
         seen: the input of the network as an image.
         labels: class names; empty if there are none.
     """
-    if isinstance(task, Texts):
+    if isinstance(task, (Classification, Texts)):
         return [_sized(seen)[0]]
     both = [draw(task, each, seen, labels) for each in (theirs, ours)]
     if isinstance(task, Images) and np.shape(ours) == np.shape(theirs):

@@ -75,6 +75,10 @@ class Classification(Task):
             "top5": ratio([(row.labelled and row.right_five, row.labelled) for row in rows]),
         }
 
+    def severity(self, row: Row) -> float:
+        """0 if the best classes agree, 1 if the original's is not among the five best, 0.5 otherwise."""
+        return 0.0 if row.first or not row.prefers else 0.5 if row.five else 1.0
+
 
 # Equal rows are one object: there are at most 64, and they are kept for every sample.
 _row = lru_cache(maxsize=None)(Row)
