@@ -377,7 +377,9 @@ def test_dask_is_not_imported_without_a_scheduler() -> None:
 @pytest.fixture(scope="module")
 def dask() -> Iterator[Workers]:
     pytest.importorskip("distributed")
+    before = dict(os.environ)
     with open_workers("local", 2) as workers:
+        assert os.environ == before, "what is started later does not inherit OMP_NUM_THREADS=1"
         yield workers
 
 

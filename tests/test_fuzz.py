@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,32 @@ def test_memory_of_a_large_file_is_no_fault(tmp_path: Path, monkeypatch: pytest.
     reader = Reader("odd", tmp_path)
     assert reader.read(b"x")[0] == "memory"
     assert reader.read(b"x" * MB)[0] == ""
+
+
+FREE_MEMORY = """
+    import ctypes
+    from fuzzing.engine import _Memory
+
+    c = ctypes.CDLL(None)
+    c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+    c.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: large blocks come from the heap, too
+    blocks, last = [c.malloc(1 << 20) for _ in range(100)], c.malloc(1 << 10)
+    for block in blocks:
+        ctypes.memset(block, 1, 1 << 20)
+    for block in blocks:
+        c.free(block)
+    memory = _Memory()
+    memory.reset()
+    bytearray(64 << 20)
+    assert memory.growth > 60 << 20, memory.growth
+"""
+
+
+def test_memory_counts_that_the_process_had_freed_before() -> None:
+    subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(FREE_MEMORY)],
+        check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
 
 
 def test_the_command_saves_what_shows_a_fault_and_replays_it(tmp_path: Path) -> None:

@@ -636,7 +636,7 @@ def test_a_command_prints_no_name_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", ["1e300", "1" + 400 * "0", "1e39", "1e-60", "inf", "nan", "-1", "0"])
 @pytest.mark.parametrize("key", ["c1", "c1_param_0"])
 def test_a_scale_is_a_number_in_float32(scale: str, key: str, tmp_path: Path) -> None:
-    (tmp_path / "table").write_text(f"{key} {scale}\n")
+    (tmp_path / "table").write_text(f"{key} {scale}\nc2 1\n")
     if (scale, key) == ("inf", "c1_param_0"):  # ncnn2table's way to say that all weights of a channel are zero
         assert load_table(tmp_path / "table").weights[key].tolist() == [1.0]
         return

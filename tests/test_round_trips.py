@@ -176,7 +176,9 @@ layer_names = st.from_regex(r"[!-~]{1,12}", fullmatch=True).filter(lambda name: 
 
 @given(
     st.dictionaries(
-        layer_names, st.tuples(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=4), st.floats(1e-30, 1e30))
+        layer_names,
+        st.tuples(st.lists(st.floats(1e-30, 1e30), min_size=1, max_size=4), st.floats(1e-30, 1e30)),
+        min_size=1,
     )
 )
 @FOLDER

@@ -270,6 +270,23 @@ def as_workers(executor: Executor, count: int | None = None) -> Workers:
     return Workers(executor, found, remote=not isinstance(executor, ThreadPoolExecutor))
 
 
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    """Restore the environment after the block.
+
+    Dask sets variables for its workers in this process, such as OMP_NUM_THREADS=1. What is started later must not
+    inherit them.
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@_environment_restored()
 def _connected(scheduler: str, count: int | None) -> Workers:
     try:
         from distributed import Client, LocalCluster

@@ -180,10 +180,10 @@ class _Memory:
 
     @property
     def growth(self) -> int:
-        """How far the peak was above what the process holds now, bytes."""
-        status = os.pread(self._status, 1 << 14, 0)
-        peak, held = (int(status.split(key, 1)[1].split(None, 1)[0]) for key in (b"VmHWM:", b"VmRSS:"))
-        return max(0, peak - held) * 1024
+        """How far the peak was above what the process holds now, bytes. Free memory is not held."""
+        peak = self.bytes("VmHWM")
+        self._c.malloc_trim(0)
+        return max(0, peak - self.bytes("VmRSS"))
 
 
 # ---------------------------------------------------------------------------------------------------------- the process

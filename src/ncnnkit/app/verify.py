@@ -313,8 +313,9 @@ _OWN_PYTHON = r"""
 python3 -c 'import ncnn, numpy' 2>/dev/null && command -v python3
 true
 """
-# Without a number, make compiles all files of ncnn at once.
+# Without a number, make compiles all files of ncnn at once. nproc prints OMP_NUM_THREADS if that is set.
 _BUILD = r"""
+unset OMP_NUM_THREADS OMP_THREAD_LIMIT
 cd "$1" && {
     cmake -S . -B build -DCMAKE_BUILD_TYPE=Release &&
     cmake --build build --parallel "$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN || echo 2)"
