@@ -104,7 +104,12 @@ def load(path: Path) -> ir.Model:
     _widen(model)
     write_out(model.graph)
     common.NameFixPass()(model)  # files written by hand may lack names
-    if quantised := dequantize(model):
+    try:
+        quantised = dequantize(model)
+    except (ValueError, IndexError, ZeroDivisionError) as error:  # such as four scales for three channels
+        what = f"the quantisation in the ONNX file contradicts itself: {say(error)}"
+        raise ConvertError(what, where=str(path)) from None
+    if quantised:
         model.meta[QUANTISED] = quantised
     return model
 
